@@ -1,0 +1,29 @@
+"""Model families: each is the one place that knows its model's conventions."""
+
+from __future__ import annotations
+
+import torch
+
+from danceopd.families.base import Example, Examples, Family, Student
+
+__all__ = ["Example", "Examples", "Family", "Student", "load_family"]
+
+
+def load_family(
+    path_or_name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Family:
+    """The model family behind a name or a path.
+
+    Args:
+        path_or_name: ``"shapesworld"``, the miniature world that ships with the package.
+        dtype: of the models' weights and activations.
+        device: where the models run.
+
+    Raises:
+        ValueError: if no family is known by that name.
+    """
+    if path_or_name == "shapesworld":
+        from danceopd.shapesworld.family import ShapesWorldFamily
+
+        return ShapesWorldFamily(dtype=dtype, device=device)
+    raise ValueError(f"family must be one of: shapesworld; but got {path_or_name!r}, so name one of these.")

@@ -1,0 +1,34 @@
+"""The flow state space: noise levels, velocity fields, routes, the query law and the rollout.
+
+Contract of the whole package: ``sigma`` runs from 1 (pure noise) to 0 (clean), ``x = (1 - sigma) x0 + sigma
+    eps``,
+the velocity is ``v = dx / dsigma = eps - x0`` and a step is ``x' = x + (sigma' - sigma) v``.
+"""
+
+from danceopd.flow.adapters import AdapterField
+from danceopd.flow.conditions import Condition
+from danceopd.flow.fields import GuidedField, MixtureField, ModelField, Predict, VelocityField
+from danceopd.flow.noise import draw_noise
+from danceopd.flow.query import QUERY_LAWS, QueryLaw
+from danceopd.flow.rollout import Rollout, rollout
+from danceopd.flow.routing import route_probabilities, routed_velocity
+from danceopd.flow.sigmas import SigmaGrid, shift_sigma
+
+__all__ = [
+    "QUERY_LAWS",
+    "AdapterField",
+    "Condition",
+    "GuidedField",
+    "MixtureField",
+    "ModelField",
+    "Predict",
+    "QueryLaw",
+    "Rollout",
+    "SigmaGrid",
+    "VelocityField",
+    "draw_noise",
+    "rollout",
+    "route_probabilities",
+    "routed_velocity",
+    "shift_sigma",
+]

@@ -1,0 +1,71 @@
+"""Hard routes: every sample of a batch follows one field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from danceopd.flow.conditions import Condition
+from danceopd.flow.fields import VelocityField
+
+
+def route_probabilities(weights: Sequence[float]) -> tuple[float, ...]:
+    """The routing law pi: `weights` divided by their sum.
+
+    Args:
+        weights: one finite number >= 0 per route, not all 0; a route of weight 0 is never taken.
+    """
+    total = math.fsum(weights)
+    if not (math.isfinite(total) and total > 0.0 and min(weights) >= 0.0):
+        raise ValueError(
+            f"weights must be finite, >= 0 and not all 0, but got {list(weights)}; use 1.0 for equal routes."
+        )
+    return tuple(weight / total for weight in weights)
+
+
+def routed_velocity(
+    fields: Sequence[VelocityField], index: Tensor, sample: Tensor, sigma: Tensor, condition: Condition
+) -> Tensor:
+    """Velocity of sample b under ``fields[index[b]]``, with one call per field that is present.
+
+    Rows are grouped by field, each group is one batch, and the results return to their places. A row's
+    velocity is the one that its field gives alone, up to the rounding of a larger batch.
+
+    Args:
+        fields: K fields; where they share a model (`AdapterField`), so do their calls.
+        index: int64 [B], each in 0 .. K - 1.
+        sample: [B, ...].
+        sigma: fp32 [B].
+        condition: B samples.
+
+    Returns:
+        [B, ...] in the fields' dtype.
+    """
+    index = index.cpu()
+    batch = sample.shape[0]
+    if index.shape != (batch,):
+        raise ValueError(
+            f"index must have shape [{batch}], but got {list(index.shape)}; one route per sample."
+        )
+    if batch == 0 or int(index.min()) < 0 or int(index.max()) >= len(fields):
+        raise ValueError(
+            f"index must hold at least one route, each in 0 .. {len(fields) - 1}, but got {index.tolist()}; "
+            "it counts the fields."
+        )
+    counts = torch.bincount(index, minlength=len(fields)).tolist()
+    if batch in counts:
+        return fields[counts.index(batch)](sample, sigma, condition)
+
+    order = torch.argsort(index, stable=True)
+    rows = order.to(sample.device)
+    velocities = [
+        field(group_sample, group_sigma, condition.take(group_order))
+        for field, group_sample, group_sigma, group_order in zip(
+            fields, sample[rows].split(counts), sigma[rows].split(counts), order.split(counts), strict=True
+        )
+        if len(group_order)
+    ]
+    return torch.cat(velocities)[torch.argsort(rows)]
