@@ -23,8 +23,7 @@ class Example:
     Args:
         prompt: the caption, or the instruction of an edit.
         source: uint8 [3, H, W], the image to edit; None for text-to-image.
-        target: uint8 [3, H, W], what the data says should come out; only methods that learn from data need
-            it.
+        target: uint8 [3, H, W], what the data says should come out, for methods that learn from data.
         meta: whatever a scorer needs to judge the outcome.
     """
 
@@ -49,8 +48,8 @@ class Student:
     Args:
         module: its parameters with ``requires_grad`` are what is trained, averaged and checkpointed.
         field: the student's velocity field, with gradient.
-        export: ``export(directory, parameters)`` writes what the family's users load (by parameter name) and
-            returns the path of the file.
+        export: ``export(directory, parameters)`` writes what the family's users load and returns the file's
+            path; `parameters` maps names in `module` to the values to write.
     """
 
     module: nn.Module

@@ -1,8 +1,8 @@
 """The flow state space: noise levels, velocity fields, routes, the query law and the rollout.
 
-Contract of the whole package: ``sigma`` runs from 1 (pure noise) to 0 (clean), ``x = (1 - sigma) x0 + sigma
-    eps``,
-the velocity is ``v = dx / dsigma = eps - x0`` and a step is ``x' = x + (sigma' - sigma) v``.
+Contract of the whole package: ``sigma`` runs from 1 (pure noise) to 0 (clean),
+``x = (1 - sigma) x0 + sigma eps``, the velocity is ``v = dx / dsigma = eps - x0`` and a step is
+``x' = x + (sigma' - sigma) v``.
 """
 
 from danceopd.flow.adapters import AdapterField

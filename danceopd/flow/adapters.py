@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ class AdapterField:
             )
 
     def __call__(self, sample: Tensor, sigma: Tensor, condition: Any) -> Tensor:
+        """Velocity [B, ...] of the model under its adapter; see `VelocityField`."""
         with _active(self.model, self.adapter):
             return self.predict(self.model, sample, sigma, condition)
 
@@ -62,8 +64,7 @@ def _active(model: nn.Module, adapter: str | None) -> Iterator[None]:
     try:
         for layer in layers:
             # PEFT's public switches (set_adapter, enable_adapters) flip requires_grad as well, which would
-            # freeze the student and thaw the teachers; these two attributes are all that its forward looks
-            # at.
+            # freeze the student and thaw the teachers; its forward looks at these two attributes alone.
             layer._disable_adapters = adapter is None
             if adapter is not None:
                 layer._active_adapter = [adapter]
@@ -83,4 +84,5 @@ def _tuner_layers(model: nn.Module) -> list[Any]:
 
 
 def _adapter_names(layer: Any) -> set[str]:
-    return {name for attribute in layer.adapter_layer_names for name in getattr(layer, attribute)}
+    # Dotted where a wrapper holds its adapters one level down.
+    return {name for path in layer.adapter_layer_names for name in attrgetter(path)(layer)}

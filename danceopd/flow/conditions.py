@@ -25,7 +25,7 @@ class Condition(Protocol):
         ...
 
     def concat(self, other: Self) -> Self:
-        """This batch followed by `other`."""
+        """Both batches as one, `other` last."""
         ...
 
     def unconditional(self) -> Self:

@@ -38,6 +38,7 @@ class ModelField:
     predict: Predict
 
     def __call__(self, sample: Tensor, sigma: Tensor, condition: Any) -> Tensor:
+        """Velocity [B, ...] of the model; see `VelocityField`."""
         return self.predict(self.model, sample, sigma, condition)
 
 
@@ -45,9 +46,8 @@ class ModelField:
 class GuidedField:
     """Classifier-free guidance as a field of its own: ``v_uncond + scale * (v_cond - v_uncond)``.
 
-    Both branches run as one forward of twice the batch. Distilled from, it teaches the student guidance;
-    wrapped around a student that has absorbed a scale already, the two scales roughly multiply (arXiv
-    2606.27377).
+    Both branches run as one forward of twice the batch. As a teacher it lets the student absorb guidance;
+    around a student that has absorbed some, the two scales roughly multiply (arXiv 2606.27377).
 
     Args:
         field: the field to guide.
@@ -74,6 +74,7 @@ class GuidedField:
         return cond, uncond
 
     def __call__(self, sample: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """Guided velocity [B, ...]; see `VelocityField`."""
         cond, uncond = self.branches(sample, sigma, condition)
         return cond if uncond is None else ops.guide(uncond, cond, self.scale)
 
@@ -100,6 +101,7 @@ class MixtureField:
             raise ValueError(f"weights must be finite, but got {list(self.weights)}; replace the bad entry.")
 
     def __call__(self, sample: Tensor, sigma: Tensor, condition: Any) -> Tensor:
+        """Weighted velocity [B, ...]; see `VelocityField`."""
         velocities = [field(sample, sigma, condition) for field in self.fields]
         weights = torch.tensor(self.weights, dtype=torch.float32, device=sample.device)
         return ops.blend(velocities, weights)

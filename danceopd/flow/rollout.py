@@ -41,55 +41,45 @@ def rollout(
 
     The sample stays in fp32 whatever the field's dtype. Samples retire as they reach their state, so a batch
     costs ``stop.sum()`` evaluations instead of ``B * N``. A single sample stops on exactly the bits that the
-    full rollout passes through; in a batch the two agree to the rounding of the field under another batch
-    size.
+    full rollout passes through; in a batch the two agree to the rounding of the field in smaller batches.
 
     Args:
         field: the field to follow; a `GuidedField`'s guidance is folded into the step.
         noise: [B, ...], state 0.
         grid: N + 1 noise levels.
         condition: B samples.
-        stop: int64 [B], the state of each sample in 0 .. N; None goes to the end. State 0 is the noise
-            itself.
+        stop: int64 [B], the state of each sample in 0 .. N, 0 being the noise itself; None means N.
         batch_size: samples per evaluation at most; None means all. Samples with similar stops run together.
     """
     batch = noise.shape[0]
     stop = torch.full((batch,), grid.num_steps) if stop is None else stop.cpu()
     _check(noise, grid, condition, stop, batch_size)
 
-    # Latest stop first: the samples that still move are then a prefix at every step, and no step has to
-    # gather.
+    # Latest stop first: the samples that still move are then a prefix at every step, and no step gathers.
     order = torch.argsort(stop, descending=True, stable=True)
-    rows = order.to(noise.device)
-    sorted_noise = noise.float()[rows]
-    chunk = batch_size or batch
+    start = noise.float()
     states = [
-        _descend(field, chunk_noise, grid, condition.take(chunk_rows), stop[chunk_rows])
-        for chunk_noise, chunk_rows in zip(sorted_noise.split(chunk), order.split(chunk), strict=True)
+        _descend(field, start[rows], grid, condition.take(rows), stop[rows])
+        for rows in order.split(batch_size or batch)
     ]
     sigma = grid.tensor()[stop].to(noise.device)
-    return Rollout(torch.cat(states)[torch.argsort(rows)], sigma, forwards=int(stop.sum()))
+    return Rollout(torch.cat(states)[torch.argsort(order)], sigma, forwards=int(stop.sum()))
 
 
 def _descend(
     field: VelocityField, sample: Tensor, grid: SigmaGrid, condition: Condition, stop: Tensor
 ) -> Tensor:
-    """Samples at their stops; `stop` falls from first to last."""
+    """Samples at their stops; `stop` (on the CPU) falls from first to last."""
     sigmas = grid.tensor(sample.device)
-    last = int(stop[0])
-    # active[i]: how many samples still have to leave state i.
-    active = (stop[:, None] > torch.arange(last + 1)).sum(dim=0).tolist()
     retired: list[Tensor] = []
-    for i in range(last + 1):
-        moving = active[i]
+    for i in range(int(stop[0])):
+        moving = int((stop > i).sum())
         if moving < sample.shape[0]:
             retired.append(sample[moving:])
             sample, condition = sample[:moving], condition.take(torch.arange(moving))
-        if moving:
-            sample = _step(
-                field, sample, sigmas[i].expand(moving), condition, grid.values[i], grid.values[i + 1]
-            )
-    return torch.cat(retired[::-1])
+        here, there = grid.values[i], grid.values[i + 1]
+        sample = _step(field, sample, sigmas[i].expand(moving), condition, here, there)
+    return torch.cat([sample, *reversed(retired)])
 
 
 def _step(

@@ -35,7 +35,7 @@ def routed_velocity(
     velocity is the one that its field gives alone, up to the rounding of a larger batch.
 
     Args:
-        fields: K fields; where they share a model (`AdapterField`), so do their calls.
+        fields: K fields; routes that share one field object share its call.
         index: int64 [B], each in 0 .. K - 1.
         sample: [B, ...].
         sigma: fp32 [B].
@@ -55,17 +55,16 @@ def routed_velocity(
             f"index must hold at least one route, each in 0 .. {len(fields) - 1}, but got {index.tolist()}; "
             "it counts the fields."
         )
-    counts = torch.bincount(index, minlength=len(fields)).tolist()
-    if batch in counts:
-        return fields[counts.index(batch)](sample, sigma, condition)
+    same = torch.tensor([next(j for j, other in enumerate(fields) if other is field) for field in fields])
+    index = same[index]
+    if bool((index == index[0]).all()):
+        return fields[int(index[0])](sample, sigma, condition)
 
     order = torch.argsort(index, stable=True)
-    rows = order.to(sample.device)
+    groups = order.split(torch.bincount(index, minlength=len(fields)).tolist())
     velocities = [
-        field(group_sample, group_sigma, condition.take(group_order))
-        for field, group_sample, group_sigma, group_order in zip(
-            fields, sample[rows].split(counts), sigma[rows].split(counts), order.split(counts), strict=True
-        )
-        if len(group_order)
+        field(sample[rows], sigma[rows], condition.take(rows))
+        for field, rows in zip(fields, groups, strict=True)
+        if len(rows)
     ]
-    return torch.cat(velocities)[torch.argsort(rows)]
+    return torch.cat(velocities)[torch.argsort(order)]

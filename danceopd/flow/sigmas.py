@@ -15,8 +15,7 @@ def shift_sigma(sigma: float, shift: float) -> float:
 
     Args:
         sigma: noise level in [0, 1]; 0 and 1 stay where they are.
-        shift: > 0; 1 changes nothing, larger values spend more of the grid at high noise (SD3.5 and Z-Image
-            use 3).
+        shift: > 0; 1 changes nothing, larger values stay longer at high noise (SD3.5 and Z-Image use 3).
     """
     if not (math.isfinite(shift) and shift > 0.0):
         raise ValueError(f"shift must be a finite number above 0, but got {shift}; use 1.0 for no shift.")

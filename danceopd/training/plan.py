@@ -15,7 +15,7 @@ import numpy as np
 
 from danceopd.flow import QueryLaw, route_probabilities
 
-_DOMAIN: Final = 0x64616E6365706C6E  # keeps the plan's streams apart from any other use of the same seed
+_STREAM: Final = 0x706C616E  # "plan": keeps these numbers apart from other uses of the same seed
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Plan:
                 f"step, rank and slot must be 0 or above and slot below {self.slots_per_rank}, but got "
                 f"({step}, {rank}, {slot}); count from 0."
             )
-        # One Philox block stream per (seed, step, global slot): keyed, so nothing has to be drawn to get
-        # there.
+        # A counter-based generator: every (step, global slot) has its own stream, reached without drawing.
         global_slot = rank * self.slots_per_rank + slot
-        bits = np.random.Philox(key=[self.seed, _DOMAIN], counter=[0, global_slot, step, 0])
+        key = np.array([self.seed, _STREAM], dtype=np.uint64)
+        bits = np.random.Philox(key=key, counter=np.array([0, global_slot, step, 0], dtype=np.uint64))
         rng = np.random.Generator(bits)
         noise_seed = int(bits.random_raw()) >> 1
         route = self._route(rng.random())
