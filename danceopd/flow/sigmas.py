@@ -19,7 +19,8 @@ def shift_sigma(sigma: float, shift: float) -> float:
     """
     if not (math.isfinite(shift) and shift > 0.0):
         raise ValueError(f"shift must be a finite number above 0, but got {shift}; use 1.0 for no shift.")
-    return shift * sigma / (1.0 + (shift - 1.0) * sigma)
+    # The same fraction with a denominator that makes sigma = 1 exactly 1 for every shift.
+    return shift * sigma / (shift * sigma + (1.0 - sigma))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from danceopd.families import Example, load_family
+from danceopd.flow import ModelField, SigmaGrid
+from danceopd.sampling import sample
+
+from .flow.toys import SHAPE, Recorder, ToyCondition, ToyModel, predict
+
+PROMPTS = [f"prompt {b}" for b in range(7)]
+
+
+class ToyFamily:
+    """Prompts become vectors by their last digit, latents become tiny images."""
+
+    device = torch.device("cpu")
+    sample_shape = SHAPE
+
+    def grid(self, num_steps: int) -> SigmaGrid:
+        return SigmaGrid.uniform(num_steps)
+
+    def encode(self, examples: list[Example]) -> ToyCondition:
+        prompt = torch.tensor([[float(example.prompt[-1]) / 5] * 4 for example in examples])
+        source = [
+            torch.zeros(4) if e.source is None else e.source.float().mean().expand(4) / 99 for e in examples
+        ]
+        return ToyCondition(prompt, torch.stack(source))
+
+    def decode(self, sample: Tensor) -> Tensor:
+        return ((sample[:, :, None, :].tanh() + 1) * 127.5).to(torch.uint8)
+
+
+FAMILY = ToyFamily()
+FIELD = ModelField(ToyModel(), predict)
+
+
+def test_images_have_the_shape_and_dtype_of_images() -> None:
+    images = sample(FAMILY, FIELD, PROMPTS, num_steps=4)
+    assert images.shape == (7, 3, 1, 4) and images.dtype == torch.uint8
+
+
+def test_noise_depends_on_seed_and_position_alone() -> None:
+    recorders = [Recorder(FIELD) for _ in range(2)]
+    whole = sample(FAMILY, recorders[0], PROMPTS, num_steps=2, seed=5)
+    parts = sample(FAMILY, recorders[1], PROMPTS, num_steps=2, seed=5, batch_size=3)
+    assert recorders[1].batches == [3, 3, 3, 3, 1, 1]
+    started = torch.cat(recorders[1].samples[::2])
+    assert torch.equal(recorders[0].samples[0], started)
+    assert len(started.unique(dim=0)) == 7
+    assert int((whole.int() - parts.int()).abs().max()) <= 1
+    assert not torch.equal(whole, sample(FAMILY, FIELD, PROMPTS, num_steps=2, seed=6))
+
+
+def test_guidance_and_sources_reach_the_field() -> None:
+    recorder = Recorder(FIELD)
+    sources = [None, torch.full((3, 2, 2), 99, dtype=torch.uint8)]
+    sample(FAMILY, recorder, PROMPTS[1:3], sources=sources, num_steps=1, guidance_scale=3.0)
+    assert recorder.batches == [4]
+    assert recorder.conditions[0].prompt[:, 0].tolist() == pytest.approx([0.2, 0.4, 0.0, 0.0])
+    assert recorder.conditions[0].source[:, 0].tolist() == pytest.approx([0.0, 1.0, 0.0, 1.0])
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="prompts must be a list of at least one, but got 'a red circle'"):
+        sample(FAMILY, FIELD, "a red circle")
+    with pytest.raises(ValueError, match="prompts must be a list of at least one"):
+        sample(FAMILY, FIELD, [])
+    with pytest.raises(ValueError, match="got 1 for 7 prompts"):
+        sample(FAMILY, FIELD, PROMPTS, sources=[None])
+    with pytest.raises(ValueError, match="batch_size must be at least 1, but got 0"):
+        sample(FAMILY, FIELD, PROMPTS, batch_size=0)
+    with pytest.raises(ValueError, match="num_steps must be at least 1, but got 0"):
+        sample(FAMILY, FIELD, PROMPTS, num_steps=0)
+
+
+def test_an_unknown_family_is_refused() -> None:
+    with pytest.raises(ValueError, match="family must be one of: shapesworld; but got 'shapewold'"):
+        load_family("shapewold")
