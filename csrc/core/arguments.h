@@ -1,0 +1,76 @@
+// The plain-data arguments of every kernel: pointers, dtype codes and counts. No Python, no libtorch, no templates, so
+// one definition serves all units.
+#pragma once
+
+#include <cstdint>
+
+namespace danceopd {
+
+enum class DType : int32_t { f32 = 0, bf16 = 1, f16 = 2, f64 = 3, u8 = 4 };
+
+constexpr int kMaxInputs = 32;
+
+struct Input {
+  const void* data;
+  DType dtype;
+};
+
+// A coefficient's source (a sigma, a guidance scale, a weight): one value, or one per sample at each[b * stride].
+struct Param {
+  double value;
+  const void* each;  // nullptr: use value
+  int64_t stride;
+  DType dtype;
+};
+
+enum class CombineOp : int32_t { guide, euler_step, guided_euler_step, add_noise, blend };
+
+// output[b, i] = op(inputs[.][b, i]; coefficients(params[.][b]))
+struct CombineArgs {
+  CombineOp op;
+  int32_t inputs;
+  int32_t params;
+  DType output_dtype;
+  void* output;
+  int64_t batch;       // 1 when no parameter varies per sample
+  int64_t per_sample;  // elements
+  Input input[kMaxInputs];
+  Param param[kMaxInputs];
+};
+
+// output[b] = input[index[b]][b]; NaN where index[b] is out of range
+struct RouteArgs {
+  int32_t fields;
+  DType dtype;
+  void* output;
+  const int64_t* index;
+  int64_t batch;
+  int64_t per_sample;
+  const void* field[kMaxInputs];
+};
+
+// The mask of element i of sample b is mask[b * batch_stride + (i / inner) % period].
+struct Mask {
+  Input input;  // data == nullptr: no mask
+  int64_t batch_stride;
+  int64_t inner;
+  int64_t period;
+};
+
+struct VelocityMSEArgs {
+  Input student;
+  Input teacher;
+  Input uncond;  // data == nullptr: no guidance
+  Param scale;
+  Param weight;
+  Mask mask;
+  double gradient_scale;
+  void* gradient;  // nullptr: loss only
+  DType gradient_dtype;
+  void* partials;  // [batch, blocks_per_sample], f64 when the student is f64, else f32
+  void* loss;      // [batch], same dtype as partials
+  int64_t batch;
+  int64_t per_sample;
+};
+
+}  // namespace danceopd

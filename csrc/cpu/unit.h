@@ -1,0 +1,167 @@
+// All CPU kernels, compiled once per instruction set by the unit_*.cpp beside this file.
+#pragma once
+
+#include "core/reduce.h"
+#include "cpu/tile.h"
+#include "ops/add_noise.h"
+#include "ops/blend.h"
+#include "ops/euler_step.h"
+#include "ops/guide.h"
+#include "ops/velocity_mse.h"
+
+namespace danceopd {
+inline namespace DANCEOPD_UNIT {
+
+// -- combine: elementwise ops ----------------------------------------------------------------------------------------
+
+template <class Op, class A>
+void apply_tile(const CombineArgs& a, int64_t b, int64_t offset, int n, A* out) {
+  alignas(64) A buffer[Op::inputs][kTile];
+  const A* x[Op::inputs];
+  for (int k = 0; k < Op::inputs; ++k) x[k] = load_tile(a.input[k], offset, n, buffer[k]);
+
+  double params[Op::params], coefs[Op::coefs];
+  for (int k = 0; k < Op::params; ++k) params[k] = value_of(a.param[k], b);
+  Op::coefficients(params, coefs);
+  A c[Op::coefs];
+  for (int k = 0; k < Op::coefs; ++k) c[k] = static_cast<A>(coefs[k]);
+
+#pragma GCC ivdep
+  for (int i = 0; i < n; ++i) {
+    A in[Op::inputs];
+    for (int k = 0; k < Op::inputs; ++k) in[k] = x[k][i];
+    out[i] = Op::apply(in, c);
+  }
+}
+
+template <class Op, class A>
+void fold_tile(const CombineArgs& a, int64_t b, int64_t offset, int n, A* out) {
+  alignas(64) A buffer[kTile];
+  for (int i = 0; i < n; ++i) out[i] = A(0);
+  for (int k = 0; k < a.inputs; ++k) {
+    const A* x = load_tile(a.input[k], offset, n, buffer);
+    const A weight = static_cast<A>(value_of(a.param[k], b));
+#pragma GCC ivdep
+    for (int i = 0; i < n; ++i) out[i] = Op::fold(out[i], x[i], weight);
+  }
+}
+
+template <class Op, class A>
+void combine_tiles(const CombineArgs& a, int64_t begin, int64_t end) {
+  alignas(64) A buffer[kTile];
+  const int64_t tiles = tiles_per_sample(a.per_sample);
+  for (int64_t t = begin; t < end; ++t) {
+    const int64_t b = t / tiles, first = (t % tiles) * kTile;
+    const int n = static_cast<int>(a.per_sample - first < kTile ? a.per_sample - first : kTile);
+    const int64_t offset = b * a.per_sample + first;
+    A* out = output_tile(a.output, a.output_dtype, offset, buffer);
+    if constexpr (Op::inputs == 0) {
+      fold_tile<Op>(a, b, offset, n, out);
+    } else {
+      apply_tile<Op>(a, b, offset, n, out);
+    }
+    store_tile(a.output, a.output_dtype, offset, n, buffer);
+  }
+}
+
+template <class Op>
+void combine_as(const CombineArgs& a, int64_t begin, int64_t end) {
+  a.output_dtype == DType::f64 ? combine_tiles<Op, double>(a, begin, end) : combine_tiles<Op, float>(a, begin, end);
+}
+
+inline void combine(const CombineArgs& a, int64_t begin, int64_t end) {
+  switch (a.op) {
+    case CombineOp::guide: return combine_as<Guide>(a, begin, end);
+    case CombineOp::euler_step: return combine_as<EulerStep>(a, begin, end);
+    case CombineOp::guided_euler_step: return combine_as<GuidedEulerStep>(a, begin, end);
+    case CombineOp::add_noise: return combine_as<AddNoise>(a, begin, end);
+    case CombineOp::blend: return combine_as<Blend>(a, begin, end);
+  }
+}
+
+// -- velocity_mse ----------------------------------------------------------------------------------------------------
+
+template <class A>
+const A* load_mask(const Mask& m, int64_t b, int64_t first, int n, A* buffer) {
+  int64_t repeat = first % m.inner, position = (first / m.inner) % m.period;
+  for (int i = 0; i < n; ++i) {
+    buffer[i] = load_scalar<A>(m.input.data, m.input.dtype, b * m.batch_stride + position);
+    if (++repeat == m.inner) {
+      repeat = 0;
+      if (++position == m.period) position = 0;
+    }
+  }
+  return buffer;
+}
+
+// A vectorised body per combination of guidance, mask and gradient; `gradient` may be the output itself.
+template <bool kGuided, bool kMasked, bool kGradient, class A>
+void mse_tile(const VelocityMSE<A>& op, const A* s, const A* t, const A* u, const A* m, int n, A* lane,
+              A* gradient) {
+#pragma GCC ivdep
+  for (int i = 0; i < n; ++i) {
+    const A target = op.target(t[i], kGuided ? u[i] : A(0), kGuided);
+    const A slope = op.apply(s[i], target, kMasked ? m[i] : A(1), lane[i]);
+    if (kGradient) gradient[i] = slope;
+  }
+}
+
+template <class A>
+using MseTile = void (*)(const VelocityMSE<A>&, const A*, const A*, const A*, const A*, int, A*, A*);
+
+template <class A>
+MseTile<A> choose_mse_tile(bool guided, bool masked, bool gradient) {
+  static constexpr MseTile<A> bodies[8] = {
+      mse_tile<false, false, false, A>, mse_tile<false, false, true, A>, mse_tile<false, true, false, A>,
+      mse_tile<false, true, true, A>,   mse_tile<true, false, false, A>, mse_tile<true, false, true, A>,
+      mse_tile<true, true, false, A>,   mse_tile<true, true, true, A>};
+  return bodies[4 * guided + 2 * masked + gradient];
+}
+
+// The tree of core/reduce.h.
+template <class A>
+A sum_of_lanes(A* lane) {
+  A thread[kThreads];
+  for (int t = 0; t < kThreads; ++t) thread[t] = sum_of_vector(lane + t * kVector);
+  for (int apart = kThreads / 2; apart > 0; apart /= 2) {
+    for (int t = 0; t < apart; ++t) thread[t] += thread[t + apart];
+  }
+  return thread[0];
+}
+
+template <class A>
+void mse_blocks(const VelocityMSEArgs& a, int64_t begin, int64_t end) {
+  static_assert(kTile == kLanes, "a tile is one step of a reduction block");
+  alignas(64) A s_buffer[kTile], t_buffer[kTile], u_buffer[kTile], m_buffer[kTile], g_buffer[kTile], lane[kLanes];
+  const bool guided = a.uncond.data != nullptr, masked = a.mask.input.data != nullptr;
+  const MseTile<A> body = choose_mse_tile<A>(guided, masked, a.gradient != nullptr);
+  const int64_t blocks = blocks_per_sample(a.per_sample);
+  const double elements = static_cast<double>(a.batch) * static_cast<double>(a.per_sample);
+
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t b = block / blocks, first = (block % blocks) * kBlock;
+    const double weight = value_of(a.weight, b);
+    const VelocityMSE<A> op = {static_cast<A>(value_of(a.scale, b)),
+                               static_cast<A>(2.0 * weight * a.gradient_scale / elements)};
+    for (int i = 0; i < kLanes; ++i) lane[i] = A(0);
+    for (int64_t i = first; i < first + kBlock && i < a.per_sample; i += kTile) {
+      const int n = static_cast<int>(a.per_sample - i < kTile ? a.per_sample - i : kTile);
+      const int64_t offset = b * a.per_sample + i;
+      const A* s = load_tile(a.student, offset, n, s_buffer);
+      const A* t = load_tile(a.teacher, offset, n, t_buffer);
+      const A* u = guided ? load_tile(a.uncond, offset, n, u_buffer) : nullptr;
+      const A* m = masked ? load_mask(a.mask, b, i, n, m_buffer) : nullptr;
+      A* g = a.gradient ? output_tile(a.gradient, a.gradient_dtype, offset, g_buffer) : nullptr;
+      body(op, s, t, u, m, n, lane, g);
+      if (a.gradient) store_tile(a.gradient, a.gradient_dtype, offset, n, g_buffer);
+    }
+    static_cast<A*>(a.partials)[block] = sum_of_lanes(lane);
+  }
+}
+
+inline void velocity_mse(const VelocityMSEArgs& a, int64_t begin, int64_t end) {
+  a.student.dtype == DType::f64 ? mse_blocks<double>(a, begin, end) : mse_blocks<float>(a, begin, end);
+}
+
+}  // inline namespace DANCEOPD_UNIT
+}  // namespace danceopd

@@ -1,0 +1,6 @@
+#define DANCEOPD_UNIT avx2
+#include "cpu/unit.h"
+
+namespace danceopd {
+const CpuKernels kAvx2Kernels = {avx2::combine, avx2::velocity_mse};
+}

@@ -1,0 +1,6 @@
+#define DANCEOPD_UNIT baseline
+#include "cpu/unit.h"
+
+namespace danceopd {
+const CpuKernels kBaselineKernels = {baseline::combine, baseline::velocity_mse};
+}

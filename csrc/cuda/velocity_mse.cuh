@@ -1,0 +1,84 @@
+// velocity_mse: loss partials and gradient in one pass, then one thread block per sample for the final pass.
+#pragma once
+
+#include "cuda/vector.h"
+#include "ops/velocity_mse.h"
+
+namespace danceopd {
+inline namespace DANCEOPD_UNIT {
+
+__device__ __forceinline__ void load_mask(const Mask& m, int64_t b, int64_t i, int n, float* x) {
+  int64_t repeat = i % m.inner, position = (i / m.inner) % m.period;
+  DANCEOPD_UNROLL
+  for (int j = 0; j < kVector; ++j) {
+    if (j >= n) return;
+    x[j] = load_scalar<float>(m.input.data, m.input.dtype, b * m.batch_stride + position);
+    if (++repeat == m.inner) {
+      repeat = 0;
+      if (++position == m.period) position = 0;
+    }
+  }
+}
+
+// The threads' part of the tree in core/reduce.h; the sum is in thread 0.
+template <class A>
+__device__ __forceinline__ A sum_of_threads(A mine) {
+  __shared__ A thread[kThreads];
+  thread[threadIdx.x] = mine;
+  for (int apart = kThreads / 2; apart > 0; apart /= 2) {
+    __syncthreads();
+    if (threadIdx.x < apart) thread[threadIdx.x] += thread[threadIdx.x + apart];
+  }
+  return thread[0];
+}
+
+static __global__ void __launch_bounds__(kThreads)
+    velocity_mse_kernel(const __grid_constant__ VelocityMSEArgs a) {
+  const int64_t blocks = blocks_per_sample(a.per_sample);
+  const int64_t b = blockIdx.x / blocks, first = (blockIdx.x % blocks) * kBlock;
+  const bool guided = a.uncond.data != nullptr, masked = a.mask.input.data != nullptr;
+  const double elements = static_cast<double>(a.batch) * static_cast<double>(a.per_sample);
+  const VelocityMSE<float> op = {
+      static_cast<float>(value_of(a.scale, b)),
+      static_cast<float>(2.0 * value_of(a.weight, b) * a.gradient_scale / elements)};
+
+  float lane[kVector] = {};
+#pragma unroll 1
+  for (int step = 0; step < kSteps; ++step) {
+    const int64_t i = first + step * kLanes + threadIdx.x * kVector;
+    const int64_t left = a.per_sample - i;
+    if (left <= 0) break;
+    const int n = left < kVector ? static_cast<int>(left) : kVector;
+    const int64_t offset = b * a.per_sample + i;
+    float s[kVector] = {}, t[kVector] = {}, u[kVector] = {}, m[kVector], g[kVector];
+    load_vector(a.student, offset, n, s);
+    load_vector(a.teacher, offset, n, t);
+    if (guided) load_vector(a.uncond, offset, n, u);
+    DANCEOPD_UNROLL
+    for (int j = 0; j < kVector; ++j) m[j] = 1.0f;
+    if (masked) load_mask(a.mask, b, i, n, m);
+    DANCEOPD_UNROLL
+    for (int j = 0; j < kVector; ++j) {  // beyond n all inputs are zero, and so is what they add
+      g[j] = op.apply(s[j], op.target(t[j], u[j], guided), m[j], lane[j]);
+    }
+    if (a.gradient != nullptr) store_vector(a.gradient, a.gradient_dtype, offset, n, g);
+  }
+  const float sum = sum_of_threads(sum_of_vector(lane));
+  if (threadIdx.x == 0) static_cast<float*>(a.partials)[blockIdx.x] = sum;
+}
+
+static __global__ void __launch_bounds__(kThreads)
+    velocity_mse_final_kernel(const __grid_constant__ VelocityMSEArgs a) {
+  const int64_t blocks = blocks_per_sample(a.per_sample), b = blockIdx.x;
+  const float* partials = static_cast<const float*>(a.partials) + b * blocks;
+  double lane = 0.0;
+  for (int64_t j = threadIdx.x; j < blocks; j += kThreads) lane += static_cast<double>(partials[j]);
+  const double sum = sum_of_threads(lane);
+  if (threadIdx.x == 0) {
+    const double loss = value_of(a.weight, b) * sum / static_cast<double>(a.per_sample);
+    static_cast<float*>(a.loss)[b] = static_cast<float>(loss);
+  }
+}
+
+}  // inline namespace DANCEOPD_UNIT
+}  // namespace danceopd

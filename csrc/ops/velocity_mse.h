@@ -1,0 +1,28 @@
+// velocity_mse: weight * mask * (student - target)^2 and its gradient, target = guide(uncond, teacher, scale).
+#pragma once
+
+#include "ops/guide.h"
+
+namespace danceopd {
+inline namespace DANCEOPD_UNIT {
+
+template <class A>
+struct VelocityMSE {
+  A scale;  // of the guidance
+  A slope;  // 2 * weight * gradient_scale / (all elements)
+
+  DANCEOPD_HD A target(A teacher, A uncond, bool guidance) const {
+    return guidance ? guided(uncond, teacher, scale) : teacher;
+  }
+
+  // Adds the element to its lane's sum and returns d(loss) / d(student).
+  DANCEOPD_HD A apply(A student, A target, A mask, A& sum) const {
+    const A residual = student - target;
+    const A masked = mask * residual;
+    sum = fused(masked, residual, sum);
+    return slope * masked;
+  }
+};
+
+}  // inline namespace DANCEOPD_UNIT
+}  // namespace danceopd

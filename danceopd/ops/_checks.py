@@ -1,0 +1,168 @@
+"""Argument checks shared by the native ops and their plain-torch twins: one sentence per mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+HUGE = 1.7976931348623157e308  # the largest finite double; a comparison with it also refuses NaN
+MAX_FIELDS = 32
+
+Number = float | torch.Tensor
+Each = tuple[float, torch.Tensor | None]
+
+
+def first(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that decides shape, dtype and device of the result."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} is {type(tensor).__name__}; pass a torch.Tensor.")
+    if tensor.dtype not in DTYPES:
+        raise TypeError(f"{name} has dtype {tensor.dtype}; pass float32, bfloat16, float16 or float64.")
+    if tensor.ndim == 0 or tensor.numel() == 0:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}; pass a non-empty tensor [B, ...].")
+    return tensor
+
+
+def like(name: str, tensor: torch.Tensor, ref_name: str, ref: torch.Tensor, same_dtype: bool = False) -> None:
+    """A tensor that goes with the first one: same shape and device, and a dtype that mixes with it."""
+    first(name, tensor)
+    if tensor.shape != ref.shape:
+        raise ValueError(
+            f"{name} has shape {list(tensor.shape)} but {ref_name} has {list(ref.shape)}; pass equal shapes."
+        )
+    if tensor.device != ref.device:
+        raise ValueError(f"{name} is on {tensor.device} but {ref_name} on {ref.device}; move one of them.")
+    if same_dtype and tensor.dtype != ref.dtype:
+        raise TypeError(f"{name} has dtype {tensor.dtype} but {ref_name} has {ref.dtype}; pass one dtype.")
+    if (tensor.dtype == torch.float64) != (ref.dtype == torch.float64):
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype} but {ref_name} has {ref.dtype}; float64 does not mix with others."
+        )
+
+
+def constant(name: str, tensor: torch.Tensor | None) -> None:
+    """A tensor that no gradient flows to."""
+    if tensor is not None and torch.is_grad_enabled() and tensor.requires_grad:
+        raise ValueError(f"{name} requires grad, but no gradient flows to it; pass {name}.detach().")
+
+
+def number_or_each(name: str, value: Number, ref: torch.Tensor, low: float, high: float) -> Each:
+    """A float, or one value per sample: (the float, None) or (0, tensor [B] on the samples' device).
+
+    Values on an accelerator are not looked at, for that would wait for the device.
+    """
+    unit = " in [0, 1]" if high == 1.0 else ""
+    if not isinstance(value, torch.Tensor):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} is {type(value).__name__}; pass a float or a tensor [B].") from None
+        if not low <= number <= high:
+            raise ValueError(f"{name} is {number}; pass a finite value{unit}.")
+        return number, None
+    if value.dtype not in DTYPES:
+        raise TypeError(f"{name} has dtype {value.dtype}; pass a floating-point tensor.")
+    if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != ref.shape[0]):
+        raise ValueError(
+            f"{name} has shape {list(value.shape)} but the batch has {ref.shape[0]} samples; pass a float or a tensor [B]."
+        )
+    constant(name, value)
+    if value.device.type == "cpu" and not torch.compiler.is_compiling():
+        bad = ~((value >= low) & (value <= high))
+        if bool(bad.any()):
+            raise ValueError(f"{name} contains {value[bad].flatten()[0].item()}; pass finite values{unit}.")
+    return 0.0, value.detach().expand(ref.shape[0]).to(ref.device).contiguous()
+
+
+def sigma(name: str, value: Number, ref: torch.Tensor) -> Each:
+    """A noise level in [0, 1]."""
+    return number_or_each(name, value, ref, 0.0, 1.0)
+
+
+def finite(name: str, value: Number, ref: torch.Tensor) -> Each:
+    """A finite coefficient."""
+    return number_or_each(name, value, ref, -HUGE, HUGE)
+
+
+def descending(sigma: Number, sigma_next: Number) -> None:
+    """A step goes towards the clean end, or nowhere; looked at where the host knows the values."""
+    if not isinstance(sigma, torch.Tensor) and not isinstance(sigma_next, torch.Tensor):
+        if sigma_next > sigma:
+            raise ValueError(f"sigma_next is {sigma_next} but sigma is {sigma}; pass sigma_next <= sigma.")
+        return
+    on_host = all(not isinstance(v, torch.Tensor) or v.device.type == "cpu" for v in (sigma, sigma_next))
+    if on_host and not torch.compiler.is_compiling():
+        now, then = (torch.as_tensor(v, dtype=torch.float64).reshape(-1) for v in (sigma, sigma_next))
+        if bool((then > now).any()):
+            b = int((then > now).nonzero()[0, 0])
+            raise ValueError(f"sigma_next exceeds sigma for sample {b}; pass sigma_next <= sigma.")
+
+
+def fields(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """K tensors of one shape, dtype and device."""
+    if isinstance(values, torch.Tensor) or not isinstance(values, Sequence):
+        raise TypeError(f"fields is {type(values).__name__}; pass a list of K tensors [B, ...].")
+    if not 1 <= len(values) <= MAX_FIELDS:
+        raise ValueError(f"fields has {len(values)} tensors; pass 1 to {MAX_FIELDS}.")
+    first("fields[0]", values[0])
+    for k, field in enumerate(values[1:], start=1):
+        like(f"fields[{k}]", field, "fields[0]", values[0], same_dtype=True)
+    return list(values)
+
+
+def weights(values: torch.Tensor | Sequence[float], fields: Sequence[torch.Tensor]) -> torch.Tensor | list[float]:
+    """K weights: floats, a tensor [K], or a tensor [B, K]."""
+    count, ref = len(fields), fields[0]
+    if not isinstance(values, torch.Tensor):
+        if len(values) != count:
+            raise ValueError(f"weights has {len(values)} entries but fields has {count}; pass one per field.")
+        return [number_or_each(f"weights[{k}]", float(w), ref, -HUGE, HUGE)[0] for k, w in enumerate(values)]
+    if values.dtype not in DTYPES:
+        raise TypeError(f"weights has dtype {values.dtype}; pass a floating-point tensor.")
+    if tuple(values.shape) not in ((count,), (ref.shape[0], count)):
+        raise ValueError(
+            f"weights has shape {list(values.shape)}; pass [{count}] or [{ref.shape[0]}, {count}] for these fields."
+        )
+    if values.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(values.isfinite().all()):
+        raise ValueError("weights contains a value that is not finite; pass finite weights.")
+    return values.to(ref.device)
+
+
+def index(values: torch.Tensor, fields: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Which field each sample takes: int64 [B] on the fields' device, in [0, K) as far as the host can see."""
+    batch = fields[0].shape[0]
+    if not isinstance(values, torch.Tensor):
+        raise TypeError(f"index is {type(values).__name__}; pass an integer tensor [B].")
+    if values.dtype.is_floating_point or values.dtype.is_complex or values.dtype == torch.bool:
+        raise TypeError(f"index has dtype {values.dtype}; pass an integer tensor [B].")
+    if tuple(values.shape) != (batch,):
+        raise ValueError(f"index has shape {list(values.shape)} but the batch has {batch} samples; pass [B].")
+    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+        bad = (values < 0) | (values >= len(fields))
+        if bool(bad.any()):
+            b = int(bad.nonzero()[0, 0])
+            raise IndexError(f"index[{b}] is {int(values[b])} but there are {len(fields)} fields; pass 0 to {len(fields) - 1}.")
+    return values.to(fields[0].device, torch.int64).contiguous()
+
+
+def mask(value: torch.Tensor | None, student: torch.Tensor) -> torch.Tensor | None:
+    """A bool or floating-point mask that broadcasts to the student, with as many dimensions."""
+    if value is None:
+        return None
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"mask is {type(value).__name__}; pass a bool or floating-point torch.Tensor.")
+    if value.dtype not in (*DTYPES, torch.bool):
+        raise TypeError(f"mask has dtype {value.dtype}; pass bool or a floating-point dtype.")
+    lead = student.ndim - value.ndim
+    if lead < 0 or any(m not in (1, s) for m, s in zip(value.shape, student.shape[lead:], strict=True)):
+        raise ValueError(
+            f"mask has shape {list(value.shape)}, which does not broadcast to the student's {list(student.shape)}."
+        )
+    if value.device != student.device:
+        raise ValueError(f"mask is on {value.device} but student on {student.device}; move one of them.")
+    constant("mask", value)
+    if value.dtype != torch.bool and (value.dtype == torch.float64) != (student.dtype == torch.float64):
+        value = value.to(torch.float64 if student.dtype == torch.float64 else torch.float32)
+    return value.detach().reshape((1,) * lead + tuple(value.shape))
