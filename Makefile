@@ -1,0 +1,57 @@
+# Verbs of the repository. Everything happens in $(VENV); PYTHON, VENV and DANCEOPD_CUDA may be set from outside.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench clean
+
+help:
+	@echo "make demo    build, distil the shipped experts into one student, show the scoreboard (minutes)"
+	@echo "make test    build and run every test that this machine can run"
+	@echo "make lint    ruff, mypy, clang-format: report"
+	@echo "make format  ruff, clang-format: repair"
+	@echo "make bench   kernels against eager, hand-tuned eager and torch.compile"
+	@echo "make clean   remove the environment and all build products"
+
+# torch goes first and pinned: asked for by a range, pip may take a build for hardware that is not there.
+$(VENV)/torch.stamp: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) scikit-build-core pybind11 cmake ninja
+	@touch $@
+
+$(VENV)/package.stamp: $(VENV)/torch.stamp $(NATIVE)
+	$(PIP) --no-build-isolation --config-settings=build-dir=build/editable --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/package.stamp
+	$(PIP) --no-build-isolation --config-settings=build-dir=build/editable --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/package.stamp
+	$(BIN)/danceopd demo
+
+# One OpenMP thread: two teams on two cores spin against each other.
+test: $(VENV)/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*')
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*')
+
+bench: $(VENV)/package.stamp
+	$(BIN)/python benchmarks/kernel_bench.py
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
