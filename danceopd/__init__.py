@@ -1,3 +1,75 @@
-"""One flow-matching student that keeps what several frozen experts can do."""
+"""One flow-matching student that keeps what several frozen experts can do.
+
+Names are loaded when they are first used, so that ``import danceopd`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from danceopd import flow, ops
+    from danceopd.families import load_family
+    from danceopd.sampling import sample
+    from danceopd.training import (
+        DanceOPDTrainer,
+        QuerySettings,
+        Route,
+        RunConfig,
+        StudentConfig,
+        Teacher,
+        TrainConfig,
+        load_run_config,
+        load_student,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "DanceOPDTrainer",
+    "QuerySettings",
+    "Route",
+    "RunConfig",
+    "StudentConfig",
+    "Teacher",
+    "TrainConfig",
+    "__version__",
+    "flow",
+    "load_family",
+    "load_run_config",
+    "load_student",
+    "ops",
+    "sample",
+]
+
+_HOMES = {
+    "danceopd.families": ("load_family",),
+    "danceopd.sampling": ("sample",),
+    "danceopd.training": (
+        "DanceOPDTrainer",
+        "QuerySettings",
+        "Route",
+        "RunConfig",
+        "StudentConfig",
+        "Teacher",
+        "TrainConfig",
+        "load_run_config",
+        "load_student",
+    ),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("flow", "ops"):
+        return import_module(f"danceopd.{name}")
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'danceopd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,372 @@
+"""The command line: ``danceopd info | demo | train | sample | eval``.
+
+A user's mistake ends in one sentence on stderr and exit code 2, training that fails on the way in exit
+code 1, and training stopped by a signal in 128 plus its number. ``--debug`` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+# torch takes seconds to import: the commands import what they need, so that help is there at once.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from danceopd.families import Family
+    from danceopd.flow import VelocityField
+
+
+class _OneSentenceErrors(TyperGroup):
+    """Tells a user's mistake in one sentence instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, ImportError, FloatingPointError, MemoryError, RuntimeError) as error:
+            unforeseen = isinstance(error, RuntimeError) and not _is_out_of_memory(error)
+            if ctx.params.get("debug") or unforeseen:
+                raise
+            _fail(error)
+
+
+app = typer.Typer(
+    cls=_OneSentenceErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|EXPERT",
+        help="A run's folder (its newest checkpoint is read), a weights file, or an expert's name.",
+    ),
+]
+FamilyName = Annotated[str, typer.Option("--family", help="Family of an EXPERT; a RUN knows its own.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda or cuda:N; by default the run's own, and cpu for an EXPERT.")
+]
+Steps = Annotated[int, typer.Option(min=1, help="Euler steps from noise to image.")]
+Guidance = Annotated[
+    float, typer.Option(min=0.0, help="Classifier-free guidance on top of the model; 1 is none.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the starting noise.")]
+
+
+@app.callback()
+def _danceopd(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="DANCEOPD_DEBUG", help="Show tracebacks of errors.")
+    ] = False,
+) -> None:
+    """Distil several frozen flow-matching experts into one student, on its own trajectories."""
+
+
+@app.command()
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show versions, instruction set and devices, and test the compiled kernels.
+
+    Exit code 1 when a kernel is less exact than plain torch.
+    """
+    from dataclasses import asdict
+    from importlib.metadata import PackageNotFoundError, version
+
+    from danceopd import __version__, ops
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    tests = ops.self_test()
+    failed = [test for test in tests if not test.passed]
+    packages = ("torch", "diffusers", "peft", "safetensors", "numpy")
+    facts = {
+        "danceopd": __version__,
+        "python": platform.python_version(),
+        **{package: installed(package) for package in packages},
+        "kernels": asdict(ops.build_info()),
+        "self_test": {"passed": not failed, "results": [asdict(t) | {"passed": t.passed} for t in tests]},
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _print_facts(facts)
+    for test in failed:
+        typer.echo(
+            f"danceopd: kernel '{test.op}' is wrong on {test.device} in {test.dtype}: its error "
+            f"{test.error:.1e} is above {test.allowed:.1e}; rebuild the package, or set "
+            "DANCEOPD_OPS=reference until then.",
+            err=True,
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    output_dir: Annotated[
+        Path, typer.Option("--out", help="Folder of scores, pictures and the report.")
+    ] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of training and scoring.")] = 0,
+) -> None:
+    """Distil the shipped ShapesWorld experts into one student and print the scoreboard, within minutes."""
+    from danceopd.shapesworld.demo import run_demo
+
+    run_demo(output_dir=output_dir, seed=seed)
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Settings that replace the file's, such as max_steps=100 or teachers.0.guidance_scale=4.5.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume", help="Continue the run that output_dir holds, or insist on a new one."
+        ),
+    ] = True,
+    resume_from: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder to continue from, instead of output_dir's newest.")
+    ] = None,
+) -> None:
+    """Train a student as CONFIG says; the same command continues a run that was stopped.
+
+    Ctrl-C (or SIGTERM) finishes the update at hand, saves a checkpoint and ends.
+    """
+    import torch
+
+    from danceopd.families import load_family
+    from danceopd.training import DanceOPDTrainer, load_run_config
+
+    run = load_run_config(config, overrides or ())
+    family = load_family(run.family, dtype=getattr(torch, run.dtype), device=_device(run.device))
+    trainer = DanceOPDTrainer(family=family, teachers=run.teachers, routes=run.routes, config=run)
+    result = trainer.train(resume=resume_from or resume)
+    if result.stopped_by is not None:
+        typer.echo(
+            f"Stopped after {result.step} of {run.max_steps} updates; the same command continues.", err=True
+        )
+        raise typer.Exit(128 + result.stopped_by)
+    typer.echo(f"{result.step} updates done; the student is in {result.exported}", err=True)
+
+
+@app.command()
+def sample(
+    model: Model,
+    prompt: Annotated[
+        list[str], typer.Option(help="What to draw, or how to edit --source; may be repeated.")
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Image to edit: a PNG of the family's size, or one this command wrote."),
+    ] = None,
+    steps: Steps = 16,
+    guidance_scale: Guidance = 1.0,
+    seed: Seed = 0,
+    out: Annotated[
+        Path,
+        typer.Option(help="A .png file (several images stand side by side), or a folder of one PNG each."),
+    ] = Path("sample.png"),
+    zoom: Annotated[
+        int | None, typer.Option(min=1, help="Enlarge each pixel N times; by default to 256 pixels or more.")
+    ] = None,
+    family: FamilyName = "shapesworld",
+    device: Device = None,
+) -> None:
+    """Draw images from a trained student or from an expert.
+
+    Example: [bold]danceopd sample runs/x --prompt "red circle on grey"[/bold]
+    """
+    import danceopd
+
+    _check_parent(out)
+    image = None if source is None else _read_png(source)
+    loaded, field = _load(model, family, device)
+    images = danceopd.sample(
+        loaded,
+        field,
+        prompt,
+        sources=[image] * len(prompt),
+        num_steps=steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+    )
+    for path in _write_pngs(images, out, zoom):
+        typer.echo(path)
+
+
+@app.command("eval")
+def evaluate(
+    model: Model,
+    ground: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Ground to score: t2i, local, global or edit; may be repeated; the first three by default."
+        ),
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Test prompts per category.")] = 48,
+    steps: Steps = 8,
+    guidance_scale: Guidance = 1.0,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON file of the scores; printed when not given.")] = None,
+    device: Device = None,
+) -> None:
+    """Score a trained student or an expert on ShapesWorld, exactly and per category."""
+    from danceopd import shapesworld
+    from danceopd.training.errors import nearest
+
+    grounds = ground or ["t2i", "local", "global"]
+    for name in grounds:
+        if name not in shapesworld.GROUNDS:
+            raise ValueError(f"ground '{name}' is unknown: {nearest(name, shapesworld.GROUNDS)}")
+    if out is not None:
+        _check_parent(out)
+    family, field = _load(model, "shapesworld", device)
+    if not isinstance(family, shapesworld.ShapesWorldFamily):
+        raise ValueError(f"'{model}' is of the family '{family.name}', but only ShapesWorld can be scored.")
+    scores = shapesworld.evaluate(
+        family, field, grounds, prompts=prompts, num_steps=steps, guidance_scale=guidance_scale, seed=seed
+    )
+    text = json.dumps(scores.to_dict(), indent=2)
+    if out is None:
+        typer.echo(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Entry point of the ``danceopd`` command."""
+    app(prog_name="danceopd")
+
+
+def _load(model: str, family: str, device: str | None) -> tuple[Family, VelocityField]:
+    from danceopd.families import load_family
+    from danceopd.training import Teacher, load_student
+
+    chosen = None if device is None else _device(device)
+    if Path(model).is_dir():
+        student = load_student(model, device=chosen)
+        typer.echo(f"{model}: {student.step} of {student.config.max_steps} updates", err=True)
+        return student.family, student.field
+    loaded = load_family(family, device=chosen or "cpu")
+    return loaded, loaded.teacher(Teacher(model, checkpoint=None if model == "base" else model))
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device '{name}' is unknown: use cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(
+            f"device '{name}' is not here: torch sees {count} CUDA device(s); use cpu or another index."
+        )
+    return device
+
+
+def _check_parent(out: Path) -> None:
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"cannot write '{out}': the folder '{out.parent}' is not there; make it first.")
+
+
+_ZOOM = "danceopd:zoom"
+
+
+def _read_png(path: Path) -> Tensor:
+    """uint8 [3, H, W]; an image that `sample` enlarged is brought back to the pixels it was made of."""
+    import numpy as np
+    import torch
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            zoom = int(image.info.get(_ZOOM, 1))
+            pixels = np.array(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise ValueError(f"source '{path}' is not an image that can be read: give a PNG.") from None
+    return torch.from_numpy(pixels[::zoom, ::zoom].copy()).permute(2, 0, 1)
+
+
+def _write_pngs(images: Tensor, out: Path, zoom: int | None) -> list[Path]:
+    """Write uint8 [B, 3, H, W] side by side to the PNG ``out``, or to one file each in the folder ``out``."""
+    import torch
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    zoom = zoom or max(1, -(-256 // images.shape[-1]))
+    about = PngInfo()
+    about.add_text(_ZOOM, str(zoom))
+    if out.suffix.lower() == ".png":
+        pictures = {out: torch.cat(list(images), dim=-1)}
+    else:
+        out.mkdir(exist_ok=True)
+        pictures = {out / f"{index:03d}.png": image for index, image in enumerate(images)}
+    for path, image in pictures.items():
+        large = image.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
+        Image.fromarray(large.permute(1, 2, 0).numpy()).save(path, pnginfo=about)
+    return list(pictures)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    kernels, results = facts["kernels"], facts["self_test"]["results"]
+    cuda = "no"
+    if kernels["cuda_built"]:
+        cuda = f"runtime {kernels['cuda_runtime']}, for {', '.join(kernels['cuda_archs'])}"
+    passed = sum(test["passed"] for test in results)
+    where = ", ".join(dict.fromkeys(test["device"] for test in results))
+    lines = {
+        **{name: value for name, value in facts.items() if isinstance(value, str)},
+        "kernels": f"{kernels['backend']}, version {kernels['version']}, built by {kernels['compiler']}",
+        "instructions": f"{kernels['cpu_isa']} (of {', '.join(kernels['cpu_isas'])})",
+        "CUDA build": cuda,
+        "CUDA driver": kernels["cuda_driver"] or "none",
+        "CUDA devices": ", ".join(kernels["cuda_devices"])
+        or f"none ({kernels['cuda_problem'] or 'none found'})",
+        "self-test": f"{passed} of {len(results)} passed on {where}",
+    }
+    for name, value in lines.items():
+        typer.echo(f"{name:14}{value}")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"
+
+
+def _fail(error: Exception) -> NoReturn:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"'{error.filename}': " if error.filename else ""
+        text = f"{where}{error.strerror}."
+    elif isinstance(error, ModuleNotFoundError) and error.name:
+        text = f"the package '{error.name}' is not installed: pip install {error.name}."
+    elif isinstance(error, (RuntimeError, MemoryError)):
+        text = "out of memory: lower batch_size (raise gradient_accumulation_steps) or rollout_batch_size."
+    else:
+        text = " ".join(str(error).split()) or type(error).__name__
+    typer.echo(f"danceopd: {text}", err=True)
+    raise typer.Exit(1 if isinstance(error, (FloatingPointError, MemoryError, RuntimeError)) else 2)

@@ -1,0 +1,34 @@
+"""Training: the config of a run, the plan of its updates, the loop, and its checkpoints."""
+
+from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
+from danceopd.training.config import QuerySettings, Route, RunConfig, StudentConfig, Teacher, TrainConfig
+from danceopd.training.config_file import load_run_config, write_config
+from danceopd.training.errors import CheckpointError, ConfigError, DivergedError
+from danceopd.training.loading import LoadedStudent, load_student
+from danceopd.training.metrics import read_metrics
+from danceopd.training.plan import Plan, SlotPlan
+from danceopd.training.trainer import DanceOPDTrainer, TrainResult
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "ConfigError",
+    "DanceOPDTrainer",
+    "DivergedError",
+    "LoadedStudent",
+    "Plan",
+    "QuerySettings",
+    "Route",
+    "RunConfig",
+    "SlotPlan",
+    "StudentConfig",
+    "Teacher",
+    "TrainConfig",
+    "TrainResult",
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_run_config",
+    "load_student",
+    "read_metrics",
+    "write_config",
+]

@@ -1,0 +1,240 @@
+"""What a training run is made of: teachers, routes, the student, and the numbers of the optimisation.
+
+Every key is typed and ranged; an unknown key or a value out of range is a `ConfigError` of one sentence.
+The classes are frozen dataclasses: ``dataclasses.replace(config, max_steps=10)`` gives a checked copy.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PlainValidator, Strict, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass
+
+from danceopd.training.errors import ConfigError, Settings, nearest
+
+_CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+# Strict, because "1e-4" in quotes or `true` where a number belongs is a mistake and no value.
+Integer = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Flag = Annotated[bool, Strict()]
+Text = Annotated[str, Strict(), Field(min_length=1)]
+
+
+def _folder(value: object) -> str | Path:
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise ValueError(f"output_dir must be the path of a folder, got {value!r}.")
+    return value
+
+
+Folder = Annotated[str | Path, PlainValidator(_folder)]
+
+
+@dataclass(config=_CHECKED, frozen=True, kw_only=True)
+class Teacher(metaclass=Settings):
+    """A frozen velocity field to learn from: the family's base, a checkpoint, a LoRA, or guidance on one.
+
+    ``Teacher("t2i")`` is the base itself; ``Teacher("guided", guidance_scale=4.5)`` is the base under
+    classifier-free guidance.
+    """
+
+    name: Text = Field(kw_only=False, description="Name that routes and metrics use; unique in a run.")
+    checkpoint: Text | None = Field(
+        default=None, description="Full weights: a path, or a name the family knows; the base when not given."
+    )
+    lora: Text | None = Field(
+        default=None, description="LoRA adapter on those weights: a path, or a name the family knows."
+    )
+    weight_name: Text | None = Field(
+        default=None, description="File inside the LoRA's folder or repository when it holds several."
+    )
+    scale: Number = Field(default=1.0, description="Strength of the LoRA; 1 as trained, 0 none.")
+    guidance_scale: Number = Field(
+        default=1.0, ge=0.0, le=100.0, description="Classifier-free guidance of the teacher; 1 is none."
+    )
+
+    @model_validator(mode="after")
+    def _lora_keys_need_a_lora(self) -> Teacher:
+        if self.lora is None and self.weight_name is not None:
+            raise ValueError(
+                f"teacher '{self.name}' has weight_name={self.weight_name!r} but no lora: name the lora too."
+            )
+        if self.lora is None and self.scale != 1.0:
+            raise ValueError(
+                f"teacher '{self.name}' has scale={self.scale} but no lora to scale: name the lora too."
+            )
+        return self
+
+
+@dataclass(config=_CHECKED, frozen=True, kw_only=True)
+class Route(metaclass=Settings):
+    """A capability: the teacher that has it, and the prompts (with sources, for edits) it is asked on."""
+
+    teacher: Text = Field(kw_only=False, description="Name of one of the run's teachers.")
+    data: Text = Field(description="Rows of the route: a file, or a set the family knows by name.")
+    weight: Number = Field(
+        default=1.0,
+        gt=0.0,
+        description="How often this route is drawn, relative to the other routes' weights.",
+    )
+
+
+@dataclass(config=_CHECKED, frozen=True, kw_only=True)
+class StudentConfig(metaclass=Settings):
+    """What is trained, and where it starts."""
+
+    init: Text = Field(
+        default="base",
+        description="Start of the student: 'base', or a checkpoint or LoRA (path or known name).",
+    )
+    kind: Literal["full", "lora"] = Field(
+        default="full", description="Train all weights, or a LoRA on frozen ones."
+    )
+    rank: Integer = Field(default=16, ge=1, le=4096, description="Rank of the LoRA.")
+    alpha: Number | None = Field(
+        default=None,
+        gt=0.0,
+        description="LoRA alpha; its output is scaled by alpha / rank. The rank when not given.",
+    )
+    targets: list[Text] | None = Field(
+        default=None,
+        min_length=1,
+        description="Module names that get a LoRA; the family's choice when not given.",
+    )
+
+
+@dataclass(config=_CHECKED, frozen=True, kw_only=True)
+class QuerySettings(metaclass=Settings):
+    """Which rollout state is queried: number floor(N * u) of N, u ~ Beta(alpha, beta), 0 being pure noise."""
+
+    alpha: Number = Field(
+        default=5.0, gt=0.0, description="First parameter of the Beta law; larger: less noise."
+    )
+    beta: Number = Field(
+        default=2.0, gt=0.0, description="Second parameter of the Beta law; larger: more noise."
+    )
+
+
+@dataclass(config=_CHECKED, frozen=True, kw_only=True)
+class TrainConfig(metaclass=Settings):
+    """The numbers of a training run. Defaults follow the recipe of arXiv 2606.27377 where it gives one."""
+
+    output_dir: Folder = Field(
+        description="Folder of the run: checkpoints, metrics, and at the end the student."
+    )
+    method: Literal["danceopd"] = Field(default="danceopd", description="Distillation method.")
+    student: StudentConfig = Field(default_factory=StudentConfig, description="What is trained.")
+    max_steps: Integer = Field(default=3000, ge=1, description="Optimizer updates of the whole run.")
+    batch_size: Integer = Field(default=4, ge=1, description="Samples of one forward and backward pass.")
+    gradient_accumulation_steps: Integer = Field(
+        default=4, ge=1, description="Passes summed into one update; an update sees batch_size times this."
+    )
+    rollout_batch_size: Integer | None = Field(
+        default=None,
+        ge=1,
+        description="Samples rolled out together; all samples of an update when not given.",
+    )
+    num_rollout_steps: Integer = Field(
+        default=16, ge=1, le=1000, description="Euler steps from noise to clean."
+    )
+    query: QuerySettings = Field(default_factory=QuerySettings, description="Law of the queried state.")
+    student_guidance_scale: Number = Field(
+        default=1.0,
+        ge=0.0,
+        le=100.0,
+        description="Classifier-free guidance of the student, rolled out and matched; 1 is none.",
+    )
+    drop_condition: Number = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Probability that a sample loses its prompt (keeps its source).",
+    )
+    learning_rate: Number = Field(default=2e-4, gt=0.0, description="Peak learning rate of AdamW.")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="After the warmup: hold, or fall to zero at max_steps."
+    )
+    warmup_steps: Integer = Field(
+        default=0, ge=0, description="Updates over which the learning rate rises linearly."
+    )
+    weight_decay: Number = Field(default=0.0, ge=0.0, description="Decoupled weight decay of AdamW.")
+    adam_beta1: Number = Field(default=0.9, ge=0.0, lt=1.0, description="Decay of the gradient's mean.")
+    adam_beta2: Number = Field(
+        default=0.999, ge=0.0, lt=1.0, description="Decay of the gradient's mean square."
+    )
+    adam_epsilon: Number = Field(default=1e-8, gt=0.0, description="Floor of AdamW's denominator.")
+    max_grad_norm: Number | None = Field(
+        default=1.0, gt=0.0, description="Gradients are scaled down to this norm; null turns clipping off."
+    )
+    ema_decay: Number | None = Field(
+        default=None,
+        gt=0.0,
+        lt=1.0,
+        description="Keep and export a running mean of the weights; null for none.",
+    )
+    seed: Integer = Field(default=0, ge=0, lt=2**63, description="Seed of everything drawn in the run.")
+    save_every: Integer = Field(default=500, ge=1, description="Updates between two checkpoints.")
+    keep_checkpoints: Integer = Field(
+        default=2, ge=1, description="Newest checkpoints kept; older ones are deleted."
+    )
+    log_every: Integer = Field(default=1, ge=1, description="Updates between two lines of metrics.jsonl.")
+    progress: Flag = Field(default=True, description="Show progress on stderr.")
+
+    @property
+    def samples_per_update(self) -> int:
+        """Samples one optimizer update sees."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> TrainConfig:
+        if self.warmup_steps > self.max_steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} is longer than the run of max_steps={self.max_steps}: "
+                "lower it."
+            )
+        return self
+
+
+@dataclass(config=_CHECKED, frozen=True, kw_only=True)
+class RunConfig(TrainConfig):
+    """A whole run, as a YAML file describes it: TrainConfig plus the family, the teachers and the routes."""
+
+    family: Text = Field(description="Model family to load: a known name, a folder, or a hub id.")
+    teachers: list[Teacher] = Field(description="The frozen fields to learn from.")
+    routes: list[Route] = Field(description="Which teacher is asked on which data.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Precision of the forward passes; what trains is always kept in float32.",
+    )
+    device: Text = Field(default="cpu", description="Device of the run: cpu, cuda or cuda:N.")
+
+    @model_validator(mode="after")
+    def _routes_have_teachers(self) -> RunConfig:
+        check_routes(self.teachers, self.routes)
+        return self
+
+
+def check_routes(teachers: Sequence[Teacher], routes: Sequence[Route]) -> None:
+    """Raise ConfigError unless teachers are there, named once each, and every route names one of them."""
+    if not teachers:
+        raise ConfigError("teachers is empty: name at least one teacher.")
+    if not routes:
+        raise ConfigError("routes is empty: name at least one route, a teacher and its data.")
+    name, count = Counter(teacher.name for teacher in teachers).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"{count} teachers are named '{name}': give each its own name.")
+    known = {teacher.name for teacher in teachers}
+    for index, route in enumerate(routes):
+        if route.teacher not in known:
+            raise ConfigError(f"routes.{index} asks for an unknown teacher '{route.teacher}': "
+                              f"{nearest(route.teacher, known)}")  # fmt: skip
+
+
+def as_mapping(config: TrainConfig) -> dict[str, Any]:
+    """The config as plain mappings, lists, texts and numbers, ready for YAML or JSON."""
+    mapping: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    return mapping

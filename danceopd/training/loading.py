@@ -1,0 +1,63 @@
+"""A run's student, read back for sampling and evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from danceopd.families import Family, load_family
+from danceopd.flow import VelocityField
+from danceopd.training.checkpoint import list_checkpoints, load_checkpoint
+from danceopd.training.config import RunConfig
+from danceopd.training.config_file import load_run_config
+from danceopd.training.errors import CheckpointError, ConfigError
+from danceopd.training.run_folder import CHECKPOINTS, CONFIG
+from danceopd.training.weights import TrainedWeights
+
+
+class LoadedStudent(NamedTuple):
+    """A student, ready to sample from.
+
+    Attributes:
+        family: what the student belongs to.
+        field: its velocity field, frozen, with the running mean of the weights when the run kept one.
+        step: updates it has seen.
+        config: the run's settings.
+    """
+
+    family: Family
+    field: VelocityField
+    step: int
+    config: RunConfig
+
+
+def load_student(run: str | Path, *, device: torch.device | str | None = None) -> LoadedStudent:
+    """The student of the run folder ``run`` at its newest checkpoint, whether the run has ended or not.
+
+    Args:
+        run: an output_dir.
+        device: where to put it; the run's own device when None.
+
+    Raises:
+        ConfigError: if ``run`` is not the folder of a run.
+        CheckpointError: if it has no checkpoint yet, or a damaged one.
+    """
+    folder = Path(run)
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(
+            f"'{folder}' is not the folder of a run: it has no {CONFIG}; name a run's output_dir."
+        )
+    config = load_run_config(folder / CONFIG)
+    checkpoints = list_checkpoints(folder / CHECKPOINTS)
+    if not checkpoints:
+        raise CheckpointError(
+            f"the run '{folder}' has no checkpoint yet: train it first, or save more often."
+        )
+    checkpoint = load_checkpoint(checkpoints[-1])
+    family = load_family(config.family, dtype=getattr(torch, config.dtype), device=device or config.device)
+    student = family.student(config.student)
+    TrainedWeights(student.module, config).load(checkpoint.ema or checkpoint.student, {})
+    student.module.requires_grad_(False)
+    return LoadedStudent(family, student.field, checkpoint.step, config)

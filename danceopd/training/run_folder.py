@@ -1,0 +1,153 @@
+"""The folder of a run: whom it belongs to, where it continues, and who may write to it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
+from danceopd.training.config import as_mapping
+from danceopd.training.config_file import load_run_config
+from danceopd.training.errors import CheckpointError, ConfigError
+
+CHECKPOINTS: Final = "checkpoints"
+METRICS: Final = "metrics.jsonl"
+CONFIG: Final = "config.yaml"
+
+_MAY_CHANGE: Final = {"output_dir", "progress", "save_every", "keep_checkpoints", "log_every", "device"}
+
+
+def find_start(folder: Path, run: Mapping[str, Any], resume: bool | str | Path) -> Checkpoint | None:
+    """The checkpoint a run in ``folder`` starts from, None for its beginning. Reads only, writes nothing.
+
+    Args:
+        folder: the run's output_dir; it need not be there.
+        run: the settings asked for, as checkpoints store them.
+        resume: True continues what ``folder`` holds, or starts anew in one that holds no run; False insists
+            on a new run; a path names the checkpoint to continue from.
+
+    Raises:
+        ConfigError: if the folder holds a run that this one must not continue or overwrite.
+        CheckpointError: if the checkpoint is damaged.
+    """
+    here = list_checkpoints(folder / CHECKPOINTS)
+    if isinstance(resume, (str, Path)):
+        checkpoint = load_checkpoint(Path(resume))
+        _check_no_later(folder, here, checkpoint.step, Path(resume))
+        _check_same_run(checkpoint.run, run, Path(resume))
+        return checkpoint
+    if not resume:
+        held = [name for name in (CONFIG, METRICS) if (folder / name).exists()] + [path.name for path in here]
+        if held:
+            raise ConfigError(
+                f"output_dir '{folder}' holds a run already ({held[-1]}): resume it, delete it, or name "
+                "another folder."
+            )
+        return None
+    if here:
+        checkpoint = load_checkpoint(here[-1])
+        _check_same_run(checkpoint.run, run, folder)
+        return checkpoint
+    if (folder / CONFIG).exists():
+        _check_same_run({"rows": run["rows"], **as_mapping(load_run_config(folder / CONFIG))}, run, folder)
+    elif (folder / METRICS).exists():
+        raise ConfigError(
+            f"output_dir '{folder}' holds a {METRICS} of something else (there is no {CONFIG}): name another "
+            "folder."
+        )
+    return None
+
+
+@contextmanager
+def open_folder(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and lock it against other trainings; the lock ends with the process at the latest."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _unusable(folder, error.strerror or str(error)) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"output_dir '{folder}' is in use by another training process: wait for it, or name another "
+                "folder."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ConfigError unless ``folder`` can be written, or made; nothing is made."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise _unusable(folder, f"'{place}' is a file")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _unusable(folder, f"no permission to write in '{place}'")
+
+
+def export_whole(folder: Path, export: Callable[[Path], Path]) -> Path:
+    """Let ``export`` write into an empty folder, then move each of its files into ``folder`` at once.
+
+    Returns:
+        Where in ``folder`` the path that ``export`` returned has come to lie.
+    """
+    partial = folder / ".partial-export"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    written = export(partial).relative_to(partial)
+    for path in sorted(partial.iterdir()):
+        place = folder / path.name
+        if place.is_dir():
+            shutil.rmtree(place)
+        path.replace(place)
+    partial.rmdir()
+    return folder / written
+
+
+def _check_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
+    may_change = set(_MAY_CHANGE)
+    if saved.get("lr_schedule") == wanted["lr_schedule"] == "constant":
+        may_change.add("max_steps")
+    before, now = _flat(saved), _flat(wanted)
+    for key in sorted({*before, *now}):
+        old, new = before.get(key, "nothing"), now.get(key, "nothing")
+        if key.partition(".")[0] not in may_change and old != new:
+            raise ConfigError(
+                f"the run in '{where}' was made with {key}={old!r} but {new!r} is asked for: set it back, or "
+                "name another output_dir for a new run."
+            )
+
+
+def _check_no_later(folder: Path, here: list[Path], step: int, resume: Path) -> None:
+    later = [path.name for path in here if int(path.name.partition("-")[2]) > step]
+    if later:
+        raise CheckpointError(
+            f"cannot continue '{folder}' from '{resume}' while it holds a later checkpoint ({later[-1]}): "
+            "delete the later ones, or name another output_dir."
+        )
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        items = [(str(key), child) for key, child in value.items()]
+    elif isinstance(value, list) and value:
+        items = [(str(index), child) for index, child in enumerate(value)]
+    else:
+        return {path: value}
+    return {
+        name: leaf for key, child in items for name, leaf in _flat(child, f"{path}.{key}".lstrip(".")).items()
+    }
+
+
+def _unusable(folder: Path, why: str) -> ConfigError:
+    return ConfigError(f"output_dir '{folder}' cannot be written ({why}): name a folder that can.")

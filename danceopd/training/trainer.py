@@ -1,0 +1,286 @@
+"""The training loop: what is done when.
+
+What an update *is* lives in `danceopd.methods`, what it draws in `danceopd.training.plan`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from danceopd.families import Family
+from danceopd.flow import GuidedField, QueryLaw
+from danceopd.methods import UpdateResult, update
+from danceopd.training.batch import build_batch
+from danceopd.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
+from danceopd.training.config import Route, RunConfig, Teacher, TrainConfig, as_mapping, check_routes
+from danceopd.training.config_file import write_config
+from danceopd.training.errors import ConfigError, DivergedError
+from danceopd.training.interrupt import GracefulStop
+from danceopd.training.metrics import MetricsFile
+from danceopd.training.plan import Plan, SlotPlan
+from danceopd.training.progress import ProgressReport
+from danceopd.training.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    METRICS,
+    check_writable,
+    export_whole,
+    find_start,
+    open_folder,
+)
+from danceopd.training.schedule import learning_rate
+from danceopd.training.seeding import seeded
+from danceopd.training.weights import RunningMean, TrainedWeights
+
+_INITIAL_VALUES, _UPDATE = 0, 1  # places in the run that torch's generators are seeded for
+
+
+class TrainResult(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        step: updates done, over all its resumptions.
+        output_dir: the run's folder.
+        exported: the student as the family's users load it; None when the run was stopped before its end.
+        stopped_by: number of the signal that stopped it, None when it came to its end.
+    """
+
+    step: int
+    output_dir: Path
+    exported: Path | None
+    stopped_by: int | None
+
+
+class DanceOPDTrainer:
+    """Distils frozen fields into one student (DanceOPD, arXiv 2606.27377).
+
+    Everything a run can get wrong in its settings is checked here, before a file is written.
+
+    Args:
+        family: the model family, see `danceopd.load_family`.
+        teachers: the frozen fields, each with its own name.
+        routes: which teacher is asked on which data.
+        config: the numbers of the run. A `RunConfig` does as well; its own teachers and routes do not count.
+
+    Raises:
+        ConfigError: in one sentence, for settings that do not fit together.
+        ValueError: from the family, for a teacher, student or data it does not know.
+    """
+
+    def __init__(
+        self, *, family: Family, teachers: Sequence[Teacher], routes: Sequence[Route], config: TrainConfig
+    ) -> None:
+        check_routes(teachers, routes)
+        check_writable(Path(config.output_dir))
+        self.family = family
+        self.config = config
+        self.output_dir = Path(config.output_dir)
+        self.route_names = _route_names(routes)
+        self.data = [family.data(route.data) for route in routes]
+        for route, rows in zip(routes, self.data, strict=True):
+            if not len(rows):
+                raise ConfigError(
+                    f"the data '{route.data}' of route '{route.teacher}' has no rows: add some."
+                )
+
+        # A teacher that no route asks is known but never loaded.
+        asked = [teacher for teacher in teachers if any(route.teacher == teacher.name for route in routes)]
+        names = [teacher.name for teacher in asked]
+        self.teacher_of_route = [names.index(route.teacher) for route in routes]
+        with seeded(config.seed, _INITIAL_VALUES, device=family.device):
+            self.student = family.student(config.student)
+            self.teachers = [family.teacher(teacher) for teacher in asked]
+        self.weights = TrainedWeights(self.student.module, config)
+        self.mean = RunningMean(self.weights.masters, config.ema_decay) if config.ema_decay else None
+        guided = config.student_guidance_scale != 1.0
+        self._field = (
+            GuidedField(self.student.field, config.student_guidance_scale) if guided else self.student.field
+        )
+
+        self.grid = family.grid(config.num_rollout_steps)
+        self.plan = Plan(
+            seed=config.seed,
+            route_weights=tuple(route.weight for route in routes),
+            route_sizes=tuple(len(rows) for rows in self.data),
+            query=QueryLaw(config.query.alpha, config.query.beta),
+            num_steps=self.grid.num_steps,
+            drop_probability=config.drop_condition,
+            slots_per_rank=config.samples_per_update,
+        )
+        self.run = self._describe(teachers, routes)
+        self.step = 0
+        self._saved_step = 0
+        self._between_updates = True
+
+    def train(self, resume: bool | str | Path = True) -> TrainResult:
+        """Train to ``max_steps``; SIGINT or SIGTERM save a checkpoint and end the run between updates.
+
+        Args:
+            resume: True continues the run that ``output_dir`` holds, or starts one; False insists on a new
+                run; a path names the checkpoint folder to continue from.
+
+        Raises:
+            ConfigError: if ``output_dir`` holds another run, is in use, or cannot be written.
+            CheckpointError: if the checkpoint to continue from is damaged.
+            DivergedError: if a loss or gradient is not finite. As after any error, the state before that
+                update is saved.
+        """
+        start = find_start(self.output_dir, as_mapping(self.run) | self._rows(), resume)
+        if start is not None:
+            self._restore(start)
+        elif self.step or not self._between_updates:
+            raise ConfigError(
+                "this trainer has trained already and its checkpoints are gone: make a new trainer."
+            )
+
+        with ExitStack() as stack:
+            stack.enter_context(open_folder(self.output_dir))
+            write_config(self.run, self.output_dir / CONFIG)
+            prune_checkpoints(self.output_dir / CHECKPOINTS, self.config.keep_checkpoints)
+            metrics = stack.enter_context(MetricsFile(self.output_dir / METRICS, self.step))
+            stop = stack.enter_context(GracefulStop())
+            self._loop(metrics, stop)
+            if self.step < self.config.max_steps:
+                return TrainResult(self.step, self.output_dir, None, stop.signal)
+            exported = export_whole(self.output_dir, self._export)
+        return TrainResult(self.step, self.output_dir, exported, None)
+
+    def _loop(self, metrics: MetricsFile, stop: GracefulStop) -> None:
+        config = self.config
+        with ProgressReport(self.step, config.max_steps, shown=config.progress) as progress:
+            try:
+                while self.step < config.max_steps and stop.signal is None:
+                    line = self._one_update()
+                    if line["step"] % config.log_every == 0:
+                        metrics.append(line)
+                    self.step, self._between_updates = line["step"], True
+                    progress.update(line)
+                    if self.step % config.save_every == 0:
+                        self._save(metrics)
+                        prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
+            finally:
+                # Also after an error: the weights are those of the last whole update, maybe hours of work.
+                if self._between_updates and self._saved_step != self.step:
+                    self._save(metrics)
+        prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
+
+    def _one_update(self) -> dict[str, Any]:
+        began = time.perf_counter()
+        slots = self.plan.step(self.step)
+        with seeded(self.config.seed, _UPDATE, self.step, device=self.family.device):
+            result = update(
+                self._field,
+                self.teachers,
+                build_batch(slots, self.family, self.data, self.teacher_of_route),
+                self.grid,
+                micro_batch_size=self.config.batch_size,
+                rollout_batch_size=self.config.rollout_batch_size,
+            )
+        rate, norm = learning_rate(self.step, self.config), self.weights.clip(self.config.max_grad_norm)
+        line = {**self._describe_update(slots, result), "grad_norm": norm, "learning_rate": rate}
+        self._check_finite(line)
+        self._between_updates = False
+        self.weights.step(rate)
+        if self.mean is not None:
+            self.mean.update(self.weights.masters, self.step)
+        seconds = time.perf_counter() - began
+        return {**line, "time": {"seconds": seconds, "samples_per_second": len(slots) / seconds}}
+
+    def _describe_update(self, slots: Sequence[SlotPlan], result: UpdateResult) -> dict[str, Any]:
+        losses = result.loss.tolist()
+        of_route: dict[str, list[float]] = {}
+        for slot, loss in zip(slots, losses, strict=True):
+            of_route.setdefault(self.route_names[slot.route], []).append(loss)
+        return {
+            "step": self.step + 1,
+            "loss": _mean(losses),
+            "losses": {name: _mean(values) for name, values in sorted(of_route.items())},
+            "samples": {name: len(values) for name, values in sorted(of_route.items())},
+            "sigma": _mean(result.sigma.tolist()),
+            "forwards": result.forwards,
+        }
+
+    def _check_finite(self, line: dict[str, Any]) -> None:
+        for key in ("loss", "grad_norm"):
+            if not math.isfinite(line[key]):
+                self.weights.discard_gradients()
+                saved = (
+                    f"the state before it is saved in '{self.output_dir / CHECKPOINTS}'"
+                    if self.step
+                    else "no update was made yet"
+                )
+                worst = [name for name, loss in line["losses"].items() if not math.isfinite(loss)]
+                where = f" on route '{worst[0]}'" if worst else ""
+                raise DivergedError(
+                    f"{key} became {line[key]} in update {line['step']}{where}: {saved}; lower "
+                    f"learning_rate={self.config.learning_rate}, or look at what that teacher returns."
+                )
+
+    def _save(self, metrics: MetricsFile) -> None:
+        self._saved_step = (
+            self.step
+        )  # first, so that a full disk is reported once and not tried again on the way out
+        metrics.sync()
+        checkpoint = Checkpoint(
+            step=self.step,
+            student=self.weights.masters,
+            optimizer=self.weights.optimizer_tensors(),
+            ema=self.mean.mean if self.mean else None,
+            run=as_mapping(self.run) | self._rows(),
+        )
+        save_checkpoint(self.output_dir / CHECKPOINTS, checkpoint)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.step > self.config.max_steps:
+            raise ConfigError(
+                f"max_steps={self.config.max_steps} is less than the {checkpoint.step} updates that are done "
+                "already: raise it, or name another output_dir."
+            )
+        self.weights.load(checkpoint.student, checkpoint.optimizer)
+        if self.mean is not None:
+            self.mean.load(checkpoint.ema or {})
+        self.step = self._saved_step = checkpoint.step
+        self._between_updates = True
+
+    def _export(self, folder: Path) -> Path:
+        weights = self.mean.mean if self.mean else self.weights.masters
+        return self.student.export(folder, {name: weight.detach() for name, weight in weights.items()})
+
+    def _rows(self) -> dict[str, Any]:
+        """Rows per route: other data draws other samples, so it makes another run."""
+        return {"rows": list(self.plan.route_sizes)}
+
+    def _describe(self, teachers: Sequence[Teacher], routes: Sequence[Route]) -> RunConfig:
+        """The run as a config file describes it, also when it was put together in Python."""
+        settings = {name: getattr(self.config, name) for name in TrainConfig.__dataclass_fields__}
+        dtype: Any = str(next(self.student.module.parameters()).dtype).removeprefix("torch.")
+        return RunConfig(  # checks what it is given, so a dtype that cannot be trained is told here
+            **settings,
+            family=self.family.name,
+            teachers=list(teachers),
+            routes=list(routes),
+            dtype=self.config.dtype if isinstance(self.config, RunConfig) else dtype,
+            device=str(self.family.device),
+        )
+
+
+def _route_names(routes: Sequence[Route]) -> list[str]:
+    """What metrics call the routes: the teacher, numbered when several routes ask the same one."""
+    count: Counter[str] = Counter()
+    names = []
+    for route in routes:
+        count[route.teacher] += 1
+        names.append(
+            route.teacher if count[route.teacher] == 1 else f"{route.teacher}#{count[route.teacher]}"
+        )
+    return names
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

@@ -1,0 +1,157 @@
+"""What is optimised: fp32 weights under a model of any precision, AdamW on them, and their running mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from danceopd.training.config import TrainConfig
+from danceopd.training.errors import CheckpointError, ConfigError
+
+_MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
+
+
+class TrainedWeights:
+    """The module's trainable parameters in fp32, with AdamW.
+
+    A bf16 parameter keeps 8 bits: an update of 1e-4 of its size would be rounded away. So it gets an fp32
+    master, its gradients are summed in fp32 as well, and the parameter is the master rounded once per update.
+    An fp32 parameter is its own master.
+
+    Args:
+        module: parameters with ``requires_grad`` are trained.
+        config: AdamW's numbers.
+
+    Raises:
+        ConfigError: if nothing is trainable, or in a precision that cannot be trained safely.
+    """
+
+    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+        self._parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        if not self._parameters:
+            raise ConfigError("the student has no trainable parameter: choose student.kind 'full' or 'lora'.")
+        for name, parameter in self._parameters.items():
+            if parameter.dtype not in (torch.float32, torch.bfloat16):
+                raise ConfigError(
+                    f"parameter '{name}' is {parameter.dtype}: load the family in float32 or bfloat16."
+                )
+        self.masters: dict[str, Tensor] = {}
+        for name, parameter in self._parameters.items():
+            if parameter.dtype == torch.float32:
+                self.masters[name] = parameter
+            else:
+                self.masters[name] = parameter.detach().float().requires_grad_()
+                parameter.register_post_accumulate_grad_hook(_move_gradient_to(self.masters[name]))
+        self.optimizer = torch.optim.AdamW(
+            self.masters.values(),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+        )
+
+    def clip(self, max_norm: float | None) -> float:
+        """Scale the gradients down to ``max_norm`` if they are longer; returns their norm before."""
+        gradients = [master.grad for master in self.masters.values() if master.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.masters.values(), max_norm, norm)
+        return float(norm)
+
+    def step(self, learning_rate: float) -> None:
+        """One AdamW update; the gradients are used up."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.discard_gradients()
+        self._publish()
+
+    def discard_gradients(self) -> None:
+        """Forget the gradients of an update that is not made."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """AdamW's state by parameter name; empty before the first update."""
+        return {
+            f"{name}.{moment}": self.optimizer.state[master][moment]
+            for name, master in self.masters.items()
+            for moment in _MOMENTS
+            if master in self.optimizer.state
+        }
+
+    def load(self, student: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """Continue from checkpointed weights and AdamW state, bit for bit.
+
+        Raises:
+            CheckpointError: if they belong to another model.
+        """
+        check_same_shapes(student, self.masters)
+        with torch.no_grad():
+            for name, master in self.masters.items():
+                master.copy_(student[name])
+                state = {key: optimizer[f"{name}.{key}"] for key in _MOMENTS if f"{name}.{key}" in optimizer}
+                if state:
+                    # AdamW keeps its step count on the CPU; only the moments live with the weights.
+                    self.optimizer.state[master] = {
+                        key: value.clone() if key == "step" else value.to(master.device, copy=True)
+                        for key, value in state.items()
+                    }
+        self._publish()
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        for name, parameter in self._parameters.items():
+            if parameter is not self.masters[name]:
+                parameter.copy_(self.masters[name])
+
+
+class RunningMean:
+    """Exponential moving average of the weights, in fp32.
+
+    The decay of update s (from 0) is min(decay, (1 + s) / (10 + s)), so that the random start fades early.
+
+    Args:
+        weights: fp32 by name; their present values are the start.
+        decay: in (0, 1).
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self.mean = {name: weight.detach().clone() for name, weight in weights.items()}
+
+    @torch.no_grad()
+    def update(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Take in the weights after update ``step``, counted from 0."""
+        share = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        for name, mean in self.mean.items():
+            mean.lerp_(weights[name], share)
+
+    def load(self, mean: Mapping[str, Tensor]) -> None:
+        """Continue from a checkpointed mean."""
+        check_same_shapes(mean, self.mean)
+        for name, value in self.mean.items():
+            value.copy_(mean[name])
+
+
+def check_same_shapes(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless both hold the same names with the same shapes."""
+    for name in sorted({*saved, *wanted}):
+        here, there = (tuple(m[name].shape) if name in m else None for m in (wanted, saved))
+        if here != there:
+            raise CheckpointError(
+                f"the checkpoint does not fit the student: '{name}' is {there or 'missing'} in the "
+                f"checkpoint and {here or 'missing'} in the student; resume with the settings of that run."
+            )
+
+
+def _move_gradient_to(master: Tensor) -> Callable[[Tensor], None]:
+    def move(parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            gradient = parameter.grad.float()
+            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+            parameter.grad = None
+
+    return move

@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from danceopd.training import (
+    CheckpointError,
+    ConfigError,
+    DanceOPDTrainer,
+    Route,
+    StudentConfig,
+    list_checkpoints,
+    load_student,
+)
+from danceopd.training.metrics import MetricsFile
+from tests.training.conftest import ROUTES
+from tests.training.test_trainer import comparable
+from tests.training.tiny import TinyFamily
+
+MakeTrainer = Callable[..., DanceOPDTrainer]
+ROOT = Path(__file__).parents[2]
+
+
+def _bits(folder: Path, step: int) -> dict[str, bytes]:
+    checkpoint = folder / "checkpoints" / f"step-{step:08d}"
+    return {path.name: path.read_bytes() for path in sorted(checkpoint.glob("*.safetensors"))}
+
+
+def _at_update(trainer: DanceOPDTrainer, step: int, action: Callable[[], object]) -> None:
+    """Have ``action`` done once, in the middle of the update after ``step``."""
+    teacher, done = trainer.teachers[0], []
+
+    def field(sample: Any, sigma: Any, condition: Any) -> Any:
+        if trainer.step == step and not done:
+            done.append(step)
+            action()
+        return teacher(sample, sigma, condition)
+
+    trainer.teachers[0] = field
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from danceopd.training import DanceOPDTrainer, TrainConfig
+from danceopd.training.metrics import MetricsFile
+from tests.training.conftest import ROUTES, TEACHERS
+from tests.training.tiny import TinyFamily
+
+append = MetricsFile.append
+def killing(self, line):
+    append(self, line)
+    if line["step"] == 8:
+        self._file.write(b'{"step": 9, "loss"')
+        self._file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+MetricsFile.append = killing
+
+config = TrainConfig(output_dir=Path(sys.argv[1]), max_steps=12, batch_size=3, gradient_accumulation_steps=2,
+    num_rollout_steps=4, learning_rate=1e-2, save_every=5, progress=False, ema_decay=0.9, drop_condition=0.3,
+    lr_schedule="cosine", warmup_steps=3)
+DanceOPDTrainer(
+    family=TinyFamily(getattr(torch, sys.argv[2])), teachers=TEACHERS, routes=ROUTES, config=config).train()
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
+    make_trainer: MakeTrainer, tmp_path: Path, dtype: str
+) -> None:
+    import torch
+
+    settings: dict[str, Any] = {
+        "dtype": getattr(torch, dtype),
+        "ema_decay": 0.9,
+        "drop_condition": 0.3,
+        "lr_schedule": "cosine",
+        "warmup_steps": 3,
+    }
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(killed), dtype], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in list_checkpoints(killed / "checkpoints")] == ["step-00000005"]
+    assert not (killed / "student.safetensors").exists()
+
+    resumed = make_trainer(output_dir=killed, **settings)
+    assert resumed.train().step == 12
+    make_trainer(output_dir=whole, **settings).train()
+    assert _bits(killed, 12) == _bits(whole, 12)
+    assert set(_bits(whole, 12)) == {"ema.safetensors", "optimizer.safetensors", "student.safetensors"}
+    assert comparable(killed) == comparable(whole)
+    assert [line["step"] for line in comparable(killed)] == list(range(1, 13))
+    assert (killed / "student.safetensors").read_bytes() == (whole / "student.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_between_updates_and_the_run_goes_on(
+    make_trainer: MakeTrainer, tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+    trainer = make_trainer()
+    _at_update(trainer, 6, lambda: os.kill(os.getpid(), number))
+    result = trainer.train()
+    assert (result.step, result.exported, result.stopped_by) == (7, None, number)
+    assert "once more stops at once" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
+    assert list_checkpoints(tmp_path / "run/checkpoints")[-1].name == "step-00000007"
+
+    assert make_trainer().train().step == 12
+    make_trainer(output_dir=tmp_path / "whole").train()
+    assert _bits(tmp_path / "run", 12) == _bits(tmp_path / "whole", 12)
+    assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
+
+
+def test_the_second_signal_stops_at_once_and_loses_no_update(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    trainer = make_trainer()
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    _at_update(trainer, 3, twice)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")] == ["step-00000003"]
+    assert make_trainer().train().step == 12
+
+
+def test_an_error_on_the_way_saves_what_was_learnt(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer()
+
+    def fail() -> None:
+        raise RuntimeError("the device is lost")
+
+    _at_update(trainer, 3, fail)
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        trainer.train()
+    assert [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")] == ["step-00000003"]
+
+
+def test_an_error_inside_the_optimizer_saves_no_torn_weights(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(save_every=2)
+    monkeypatch.setattr(MetricsFile, "append", lambda self, line: 1 / 0 if line["step"] == 4 else None)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")] == ["step-00000002"]
+
+
+def test_a_trainer_goes_on_in_the_same_process(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer()
+    _at_update(trainer, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert trainer.train().step == 7
+    assert trainer.train().step == 12
+    make_trainer(output_dir=tmp_path / "whole").train()
+    assert _bits(tmp_path / "run", 12) == _bits(tmp_path / "whole", 12)
+
+
+def test_in_a_thread_signals_are_left_to_the_main_one(make_trainer: MakeTrainer) -> None:
+    results = []
+    thread = threading.Thread(target=lambda: results.append(make_trainer(max_steps=2).train()))
+    thread.start()
+    thread.join()
+    assert results[0].step == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"batch_size": 2}, "batch_size=3 but 2"),
+        ({"learning_rate": 1e-3}, "learning_rate=0.01 but 0.001"),
+        ({"seed": 1}, "seed=0 but 1"),
+        ({"ema_decay": 0.5}, "ema_decay=None but 0.5"),
+        ({"student": StudentConfig(init="3")}, "student.init='base' but '3'"),
+        ({"routes": [ROUTES[0], Route("two", data="6")]}, "routes.1.data='5' but '6'"),
+        ({"routes": [*ROUTES, Route("two", data="6")]}, "routes.2.data='nothing' but '6'"),
+        ({"lr_schedule": "linear", "max_steps": 14}, "lr_schedule='constant' but 'linear'"),
+    ],
+)
+def test_a_changed_setting_is_refused_by_name(
+    make_trainer: MakeTrainer, tmp_path: Path, changes: dict[str, Any], key: str
+) -> None:
+    make_trainer().train()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError) as caught:
+        make_trainer(**changes).train()
+    assert key in str(caught.value) and "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_data_that_has_grown_is_another_run(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_trainer().train()
+    rows = TinyFamily.data
+    monkeypatch.setattr(TinyFamily, "data", lambda self, spec: rows(self, str(int(spec) + 1)))
+    with pytest.raises(ConfigError, match=r"rows\.0=7 but 8"):
+        make_trainer().train()
+
+
+def test_a_longer_run_with_a_constant_rate_is_the_same_run(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    make_trainer(max_steps=7).train()
+    assert make_trainer(max_steps=12, save_every=4, keep_checkpoints=1, log_every=1).train().step == 12
+    make_trainer(output_dir=tmp_path / "whole").train()
+    assert _bits(tmp_path / "run", 12) == _bits(tmp_path / "whole", 12)
+    with pytest.raises(ConfigError, match="max_steps=9 is less than the 12 updates"):
+        make_trainer(max_steps=9).train()
+
+
+def test_a_schedule_that_ends_at_max_steps_fixes_it(make_trainer: MakeTrainer) -> None:
+    make_trainer(max_steps=7, lr_schedule="linear").train()
+    with pytest.raises(ConfigError, match="max_steps=7 but 12"):
+        make_trainer(max_steps=12, lr_schedule="linear").train()
+
+
+def test_a_finished_run_only_exports_again(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    make_trainer().train()
+    metrics = (tmp_path / "run/metrics.jsonl").read_bytes()
+    student = tmp_path / "run/student.safetensors"
+    bits = student.read_bytes()
+    student.unlink()
+    result = make_trainer().train()
+    assert (result.step, result.exported) == (12, student)
+    assert student.read_bytes() == bits
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_new_run_is_not_written_over_an_old_one(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    make_trainer().train()
+    with pytest.raises(ConfigError, match=r"holds a run already \(step-00000012\): resume it, delete it"):
+        make_trainer(seed=3).train(resume=False)
+    make_trainer(output_dir=tmp_path / "new").train(resume=False)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    from danceopd.training import write_config
+
+    trainer = make_trainer()
+    (tmp_path / "run").mkdir()
+    write_config(trainer.run, tmp_path / "run/config.yaml")
+    (tmp_path / "run/metrics.jsonl").write_text('{"step": 1, "loss": 9.0}\n{"step": 2, "lo')
+    with pytest.raises(ConfigError, match="seed=0 but 1"):
+        make_trainer(seed=1).train()
+    assert trainer.train().step == 12
+    assert [line["step"] for line in comparable(tmp_path / "run")] == list(range(1, 13))
+
+
+def test_metrics_of_something_else_are_not_cut(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl of something else"):
+        make_trainer().train()
+    assert (tmp_path / "run/metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_a_damaged_checkpoint_is_not_stepped_over_in_silence(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    make_trainer().train()
+    newest = list_checkpoints(tmp_path / "run/checkpoints")[-1]
+    (newest / "student.safetensors").write_bytes(b"0" * 64)
+    with pytest.raises(CheckpointError, match=r"step-00000012/student\.safetensors' is damaged"):
+        make_trainer().train()
+    for path in newest.iterdir():
+        path.unlink()
+    newest.rmdir()
+    assert make_trainer().train().step == 12
+
+
+def test_a_checkpoint_can_be_named(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    make_trainer().train()
+    fork = tmp_path / "fork"
+    result = make_trainer(output_dir=fork).train(resume=tmp_path / "run/checkpoints/step-00000010")
+    assert result.step == 12
+    assert _bits(fork, 12) == _bits(tmp_path / "run", 12)
+    assert [line["step"] for line in comparable(fork)] == [11, 12]
+    with pytest.raises(CheckpointError, match=r"holds a later checkpoint \(step-00000012\)"):
+        make_trainer().train(resume=tmp_path / "run/checkpoints/step-00000010")
+    with pytest.raises(CheckpointError, match="is no checkpoint"):
+        make_trainer(output_dir=tmp_path / "other").train(resume=tmp_path / "none")
+    assert not (tmp_path / "other").exists()
+
+
+def test_two_processes_do_not_share_a_folder(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(max_steps=2)
+    errors = []
+
+    def other() -> None:
+        try:
+            make_trainer(max_steps=2).train()
+        except ConfigError as error:
+            errors.append(str(error))
+
+    _at_update(trainer, 0, other)
+    trainer.train()
+    assert len(errors) >= 1 and "in use by another training process" in errors[0]
+
+
+def test_the_student_of_a_run_is_read_back(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    import danceopd.training.loading as loading
+
+    monkeypatch.setattr(loading, "load_family", lambda name, *, dtype, device: TinyFamily(dtype))
+    trainer = make_trainer(ema_decay=0.9)
+    trainer.train()
+    loaded = load_student(tmp_path / "run")
+    assert (loaded.step, loaded.config.max_steps) == (12, 12)
+    assert trainer.mean is not None
+    trainer.weights.load(trainer.mean.mean, {})
+    slots = trainer.plan.step(0)
+    condition = trainer.family.encode([trainer.data[slot.route][slot.row] for slot in slots])
+    sample, sigma = torch.ones(6, 3, 4, 4), torch.full((6,), 0.5)
+    velocity = loaded.field(sample, sigma, condition)
+    assert not velocity.requires_grad
+    assert torch.equal(velocity, trainer.student.field(sample, sigma, condition).detach())
+
+
+def test_a_folder_without_a_run_or_checkpoint_is_told(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    from danceopd.training import write_config
+
+    with pytest.raises(ConfigError, match=r"has no config\.yaml"):
+        load_student(tmp_path)
+    write_config(make_trainer().run, tmp_path / "config.yaml")
+    with pytest.raises(CheckpointError, match="has no checkpoint yet"):
+        load_student(tmp_path)
+
+
+def test_metrics_after_the_checkpoint_are_cut_and_foreign_lines_kept(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\nnote\n{"step": 2}\n{"step": 3}\n{"st')
+    with MetricsFile(path, last_step=2) as metrics:
+        metrics.append({"step": 3, "loss": 1.0})
+    assert path.read_bytes() == b'{"step": 1}\nnote\n{"step": 2}\n{"step": 3, "loss": 1.0}\n'
