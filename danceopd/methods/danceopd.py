@@ -60,7 +60,7 @@ def update(
 
     Args:
         student: the field that learns; it is both rolled out and matched.
-        teachers: one frozen field per route.
+        teachers: the frozen fields that `batch.route` counts.
         batch: S samples, their routes mixed in any way.
         grid: N + 1 noise levels of the rollout.
         micro_batch_size: samples per forward and backward of the student at most, None for all; it changes
@@ -92,7 +92,7 @@ def match(
 
     Args:
         student: the field that learns.
-        teachers: one frozen field per route.
+        teachers: the frozen fields that `batch.route` counts.
         batch: the S samples of the update.
         states: their queried states x_i.
         rows: int64 [R] on the CPU, the samples to match now.
@@ -104,6 +104,7 @@ def match(
     with torch.no_grad():
         target = routed_velocity(teachers, batch.route[rows], sample, sigma, condition)
     velocity = student(sample, sigma, condition)
-    loss, gradient = ops.velocity_mse_with_grad(velocity.detach(), target)
-    velocity.backward(gradient * (len(rows) / len(batch.route)))
+    share = len(rows) / len(batch.route)
+    loss, gradient = ops.velocity_mse_with_grad(velocity, target, grad_scale=share)
+    velocity.backward(gradient)
     return loss
