@@ -30,8 +30,7 @@ class _OneSentenceErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, ImportError, FloatingPointError, MemoryError, RuntimeError) as error:
-            unforeseen = isinstance(error, RuntimeError) and not _is_out_of_memory(error)
-            if ctx.params.get("debug") or unforeseen:
+            if ctx.params.get("debug") or _is_a_bug(error):
                 raise
             _fail(error)
 
@@ -267,7 +266,7 @@ def _load(model: str, family: str, device: str | None) -> tuple[Family, Velocity
     from danceopd.training import Teacher, load_student
 
     chosen = None if device is None else _device(device)
-    if Path(model).is_dir():
+    if (Path(model) / "config.yaml").is_file():
         student = load_student(model, device=chosen)
         typer.echo(f"{model}: {student.step} of {student.config.max_steps} updates", err=True)
         return student.family, student.field
@@ -354,8 +353,11 @@ def _print_facts(facts: dict[str, Any]) -> None:
         typer.echo(f"{name:14}{value}")
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return type(error).__name__ == "OutOfMemoryError"
+def _is_a_bug(error: Exception) -> bool:
+    """Whether the error is ours, so that its traceback is worth more than a sentence."""
+    if isinstance(error, ImportError):
+        return (error.name or "").startswith("danceopd")
+    return isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError"
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -148,6 +148,37 @@ def test_debug_shows_where_an_error_comes_from(config: Path) -> None:
     assert isinstance(result.exception, ValueError)
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            ModuleNotFoundError("no", name="diffusers"),
+            "the package 'diffusers' is not installed: pip install",
+        ),
+        (torch.OutOfMemoryError("CUDA"), "out of memory: lower batch_size"),
+        (PermissionError(13, "Permission denied", "runs/x"), "'runs/x': Permission denied."),
+        (ValueError("several\n  lines"), "several lines"),
+    ],
+)
+def test_what_goes_wrong_below_is_one_sentence_too(
+    config: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def fail(self: TinyFamily, spec: str) -> None:
+        raise error
+
+    monkeypatch.setattr(TinyFamily, "data", fail)
+    told(run("train", config), words, code=1 if isinstance(error, RuntimeError) else 2)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), ImportError("bug", name="danceopd.flow")])
+def test_a_bug_keeps_its_traceback(config: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(self: TinyFamily, spec: str) -> None:
+        raise error
+
+    monkeypatch.setattr(TinyFamily, "data", fail)
+    assert run("train", config).exception is error
+
+
 def test_mistakes_of_sample_are_one_sentence(config: Path, tmp_path: Path) -> None:
     told(run("sample", tmp_path, "--prompt", "1"), "has no checkpoint yet")
     (tmp_path / "text.png").write_text("no image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -55,11 +56,8 @@ class TrainedWeights:
 
     def clip(self, max_norm: float | None) -> float:
         """Scale the gradients down to ``max_norm`` if they are longer; returns their norm before."""
-        gradients = [master.grad for master in self.masters.values() if master.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if max_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.masters.values(), max_norm, norm)
-        return float(norm)
+        limit = math.inf if max_norm is None else max_norm
+        return float(torch.nn.utils.clip_grad_norm_(self.masters.values(), limit))
 
     def step(self, learning_rate: float) -> None:
         """One AdamW update; the gradients are used up."""
