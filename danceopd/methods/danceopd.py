@@ -72,6 +72,8 @@ def update(
             f"query_index must lie in 0 .. {grid.num_steps - 1}, but got {int(batch.query_index.max())}; "
             "the clean state has no velocity to match."
         )
+    if micro_batch_size is not None and micro_batch_size < 1:
+        raise ValueError(f"micro_batch_size must be at least 1, but got {micro_batch_size}; None means all.")
     states = rollout(
         student, batch.noise, grid, batch.condition, stop=batch.query_index, batch_size=rollout_batch_size
     )
@@ -88,7 +90,8 @@ def match(
 ) -> Tensor:
     """Backward of ``sum over rows of mean (v_student(x_i) - v_m(x_i))^2``, divided by S.
 
-    Teacher and student see the same micro batch, so a student that is its teacher has a loss of exactly 0.
+    Teachers are asked on the student's own micro batch and not on a larger one: where it holds one teacher, a
+    student that is that teacher has a loss of exactly 0, free of the rounding of another batch size.
 
     Args:
         student: the field that learns.

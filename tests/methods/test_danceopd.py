@@ -113,6 +113,11 @@ def test_the_clean_state_is_refused() -> None:
         update(ModelField(ToyModel(), predict), teachers(), slots, GRID)
 
 
+def test_an_empty_micro_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="micro_batch_size must be at least 1, but got 0"):
+        update(ModelField(ToyModel(), predict), teachers(), batch(), GRID, micro_batch_size=0)
+
+
 class Gaussian:
     """The exact velocity field of data ~ N(mean, 0.25): E[eps - x0 | x], linear in x."""
 
