@@ -54,6 +54,13 @@ def test_noise_depends_on_seed_and_position_alone() -> None:
     assert not torch.equal(whole, sample(FAMILY, FIELD, PROMPTS, num_steps=2, seed=6))
 
 
+def test_neighbouring_seeds_share_no_noise() -> None:
+    recorder = Recorder(FIELD)
+    for seed in range(3):
+        sample(FAMILY, recorder, PROMPTS, num_steps=1, seed=seed)
+    assert len(torch.cat(recorder.samples).unique(dim=0)) == 3 * len(PROMPTS)
+
+
 def test_guidance_and_sources_reach_the_field() -> None:
     recorder = Recorder(FIELD)
     sources = [None, torch.full((3, 2, 2), 99, dtype=torch.uint8)]
