@@ -1,0 +1,208 @@
+"""ShapesWorld as a model family: latents are the images themselves, in [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from danceopd.families.base import Example, Student
+from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
+from danceopd.training.config import StudentConfig, Teacher
+
+from .experts import STUDENT_FILE, Weights, find_weights, portable_name, read_weights, write_weights
+from .lora import add_lora, file_name, linear_layers, load_lora, lora_metadata, merge_lora, read_lora
+from .model import ShapesCondition, build_model, predict
+from .render import from_pixels, render, to_pixels
+from .tasks import GROUNDS, Task, TaskSet
+from .world import CHANNELS, IMAGE_SIZE
+
+_STUDENT = "student"
+
+
+def as_example(task: Task) -> Example:
+    """A task as a row: its prompt, its source and target as uint8 [3, 16, 16], and itself as `meta`."""
+    scenes = [task.target] if task.source is None else [task.target, task.source]
+    images = to_pixels(render(scenes))
+    return Example(task.prompt, images[1] if task.source is not None else None, images[0], task)
+
+
+class TaskExamples:
+    """The tasks of a ground as a route's rows."""
+
+    def __init__(self, tasks: TaskSet) -> None:
+        self.tasks = tasks
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, row: int, /) -> Example:
+        return as_example(self.tasks[row])
+
+
+class ShapesWorldFamily:
+    """The embedded default family: a 0.9 M parameter FLUX.2 on 16 x 16 images, with shipped experts.
+
+    Implements `danceopd.families.Family`. Wherever a teacher or a student names weights, the name of a
+    shipped expert, a safetensors file and the folder of a finished run are accepted. All LoRAs on the same
+    weights share one model in memory.
+
+    Args:
+        dtype: of weights and activations.
+        device: where the models run.
+    """
+
+    name = "shapesworld"
+    sample_shape = (CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
+
+    def __init__(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self._shared: dict[Path, nn.Module] = {}
+        self._adapter_numbers = count()
+
+    def grid(self, num_steps: int) -> SigmaGrid:
+        """The uniform grid: images this small need no shift."""
+        return SigmaGrid.uniform(num_steps)
+
+    def data(self, spec: str) -> TaskExamples:
+        """Training rows of a ground: t2i, local, global or edit.
+
+        Raises:
+            ValueError: `spec` names none of them.
+        """
+        if spec not in GROUNDS:
+            raise ValueError(f"data {spec!r} is unknown to ShapesWorld; choose one of {', '.join(GROUNDS)}.")
+        return TaskExamples(TaskSet(spec, "train"))
+
+    def encode(self, examples: Sequence[Example]) -> ShapesCondition:
+        """Words and sources of a batch, on the family's device.
+
+        Raises:
+            ValueError: an unknown word, too many words, or a source of another size.
+        """
+        sources = [None if example.source is None else from_pixels(example.source) for example in examples]
+        return ShapesCondition.from_prompts([example.prompt for example in examples], sources).to(self.device)
+
+    def decode(self, sample: Tensor) -> Tensor:
+        """Samples [B, 3, 16, 16] as uint8 images."""
+        return to_pixels(sample)
+
+    def field(self, name_or_path: str, *, lora: str | None = None, scale: float = 1.0) -> VelocityField:
+        """The frozen field of some weights, optionally with a LoRA of strength `scale` on them.
+
+        Raises:
+            ValueError: the weights are not found, not readable, or not of this world.
+        """
+        if lora is not None:
+            return self._adapter_field(name_or_path, read_weights(lora), scale)
+        weights = read_weights(name_or_path)
+        if weights.is_lora:
+            return self._adapter_field(_base_of(weights), weights, scale)
+        return ModelField(self.full_model(name_or_path), predict)
+
+    def full_model(self, name_or_path: str) -> nn.Module:
+        """A frozen model of its own with these weights; a LoRA is merged into the weights it belongs on.
+
+        Raises:
+            ValueError: as `field`.
+        """
+        model = build_model()
+        model.load_state_dict(_full_weights(read_weights(name_or_path), model))
+        # diffusers' own `to` logs a warning about modules kept in float32, of which this model has none.
+        nn.Module.to(model, self.device, self.dtype)
+        return model.eval().requires_grad_(False)
+
+    def teacher(self, teacher: Teacher) -> VelocityField:
+        """The frozen field of a teacher; without a checkpoint it is the base.
+
+        Raises:
+            ValueError: as `field`, or `weight_name` is set.
+        """
+        if teacher.weight_name is not None:
+            raise ValueError(
+                f"teacher {teacher.name!r} has weight_name={teacher.weight_name!r}, but a LoRA of this world "
+                "is one file; name that file as lora."
+            )
+        field = self.field(teacher.checkpoint or "base", lora=teacher.lora, scale=teacher.scale)
+        return field if teacher.guidance_scale == 1.0 else GuidedField(field, teacher.guidance_scale)
+
+    def student(self, config: StudentConfig) -> Student:
+        """A student that starts at `config.init`: all of its weights, or a LoRA on them.
+
+        Raises:
+            ValueError: as `field`, or `config.targets` names no layer.
+        """
+        model = self.full_model(config.init)
+        return _full_student(model) if config.kind == "full" else _lora_student(model, config)
+
+    def _adapter_field(self, base: str, weights: Weights, scale: float) -> AdapterField:
+        path = find_weights(base)
+        if path not in self._shared:
+            self._shared[path] = self.full_model(base)
+        model = self._shared[path]
+        adapter = f"lora{next(self._adapter_numbers)}"
+        load_lora(model, adapter, read_lora(weights, model), scale=scale)
+        return AdapterField(model, adapter, predict)
+
+
+def _full_student(model: nn.Module) -> Student:
+    model.requires_grad_(True)
+
+    def export(directory: Path, parameters: Mapping[str, Tensor]) -> Path:
+        tensors = {**model.state_dict(), **parameters}
+        return write_weights(directory / STUDENT_FILE, tensors, {"kind": "full"})
+
+    return Student(model, ModelField(model, predict), export)
+
+
+def _lora_student(model: nn.Module, config: StudentConfig) -> Student:
+    layers = list(linear_layers(model, config.targets))
+    alpha = float(config.rank if config.alpha is None else config.alpha)
+    add_lora(model, _STUDENT, rank=config.rank, alpha=alpha, layers=layers)
+    about = {"kind": "lora", "base": portable_name(config.init), **lora_metadata(config.rank, alpha, layers)}
+
+    def export(directory: Path, parameters: Mapping[str, Tensor]) -> Path:
+        tensors = {file_name(name, _STUDENT): value for name, value in parameters.items()}
+        return write_weights(directory / STUDENT_FILE, tensors, about)
+
+    return Student(model, AdapterField(model, _STUDENT, predict), export)
+
+
+def _full_weights(weights: Weights, model: nn.Module) -> dict[str, Tensor]:
+    """All weights that a file stands for, checked against the model."""
+    loras: list[Weights] = []
+    while weights.is_lora:
+        if any(weights.path == lora.path for lora in loras):
+            raise ValueError(f"{weights.path} is a LoRA on itself; restore the weights it was trained on.")
+        loras.append(weights)
+        weights = read_weights(_base_of(weights))
+    known = model.state_dict()
+    wrong = sorted(
+        {name for name, tensor in known.items() if _shape(weights.tensors.get(name)) != tensor.shape}
+        | (weights.tensors.keys() - known.keys())
+    )
+    if wrong:
+        raise ValueError(
+            f"{weights.path} differs from ShapesWorld's model in {len(wrong)} tensors (first {wrong[0]!r}); "
+            "give weights of this world."
+        )
+    full = weights.tensors
+    for lora in reversed(loras):
+        full = merge_lora(full, read_lora(lora, model))
+    return full
+
+
+def _shape(tensor: Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape
+
+
+def _base_of(lora: Weights) -> str:
+    if "base" not in lora.metadata:
+        raise ValueError(
+            f"{lora.path} does not say which weights it is for; name them as checkpoint and the file as lora."
+        )
+    return lora.metadata["base"]

@@ -1,0 +1,178 @@
+"""LoRA on the tiny transformer, through PEFT: adding, reading, merging and writing adapters by layer name.
+
+In a file the factors of a layer are `transformer.LAYER.lora_A.weight` [rank, in] and
+`transformer.LAYER.lora_B.weight` [out, rank], and `lora_adapter_metadata` holds rank and alpha: what
+diffusers' `load_lora_adapter` reads.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from .experts import Weights
+
+PREFIX = "transformer."
+ABOUT = "lora_adapter_metadata"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The factors of one adapter: the layer's weight becomes W + alpha / rank * B A.
+
+    Attributes:
+        factors: layer name -> (A [rank, in], B [out, rank]).
+    """
+
+    rank: int
+    alpha: float
+    factors: dict[str, tuple[Tensor, Tensor]]
+
+
+def linear_layers(model: nn.Module, targets: Sequence[str] | None = None) -> dict[str, nn.Linear]:
+    """The linear layers whose full name is or ends with one of `targets`, by full name; all of them for None.
+
+    FLUX.2's single blocks fuse q, k, v and the MLP into one layer of their own name, which is why the default
+    is everything and not the usual list of attention projections.
+
+    Raises:
+        ValueError: a target matches no layer.
+    """
+    layers = {
+        name.removesuffix(".base_layer"): module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and ".lora_" not in name
+    }
+    if targets is None:
+        return layers
+    chosen: dict[str, nn.Linear] = {}
+    for target in targets:
+        found = {name: layer for name, layer in layers.items() if f".{name}".endswith(f".{target}")}
+        if not found:
+            endings = sorted({_ending(name) for name in layers})
+            raise ValueError(
+                f"targets names {target!r}, but no linear layer of ShapesWorld's model ends so; "
+                f"choose from {', '.join(endings)}."
+            )
+        chosen |= found
+    return chosen
+
+
+def add_lora(model: nn.Module, adapter: str, *, rank: int, alpha: float, layers: Sequence[str]) -> None:
+    """Add a LoRA to the named layers; it starts as the identity and is trainable.
+
+    Every parameter that was there before stays as trainable, or as frozen, as it was.
+    """
+    trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    before = {id(parameter) for parameter in model.parameters()}
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides by it as by any number
+        target_modules="|".join(re.escape(layer) for layer in layers),  # matched against full names
+    )
+    with warnings.catch_warnings():
+        # Several adapters on one model are what we want.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        inject_adapter_in_model(config, model, adapter)
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trainable or id(parameter) not in before)
+
+
+def read_lora(weights: Weights, model: nn.Module) -> Lora:
+    """The LoRA of a file, checked against the model that it is for.
+
+    Alpha is the rank where the file does not say, as in diffusers.
+
+    Raises:
+        ValueError: the file is no LoRA, is not whole, or is of another model.
+    """
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    unused = dict(weights.tensors)
+    rank = next((tensor.shape[0] for name, tensor in unused.items() if ".lora_A." in name), 0)
+    for layer, linear in linear_layers(model).items():
+        a, b = (unused.pop(name, None) for name in _factor_names(layer))
+        if a is None and b is None:
+            continue
+        shapes = tuple(None if factor is None else tuple(factor.shape) for factor in (a, b))
+        if a is None or b is None or shapes != ((rank, linear.in_features), (linear.out_features, rank)):
+            raise _unfit(weights, f"the factors of layer {layer!r} have the shapes {shapes}")
+        factors[layer] = (a, b)
+    if unused:
+        raise _unfit(weights, f"the model has no place for {min(unused)!r}")
+    if not factors:
+        raise _unfit(weights, "it has no factors")
+    return Lora(rank, _read_alpha(weights, rank), factors)
+
+
+def load_lora(model: nn.Module, adapter: str, lora: Lora, *, scale: float) -> None:
+    """Add a LoRA to the model, frozen, its strength multiplied by `scale`."""
+    add_lora(model, adapter, rank=lora.rank, alpha=lora.alpha * scale, layers=list(lora.factors))
+    tensors = factor_tensors(lora.factors)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if is_factor(name, adapter):
+                parameter.copy_(tensors[file_name(name, adapter)])
+                parameter.requires_grad_(False)
+
+
+def merge_lora(weights: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
+    """Full weights with the LoRA folded in."""
+    merged = dict(weights)
+    for layer, (a, b) in lora.factors.items():
+        merged[f"{layer}.weight"] = weights[f"{layer}.weight"] + lora.alpha / lora.rank * (b @ a)
+    return merged
+
+
+def factor_tensors(factors: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """The factors by their names in a file."""
+    return {
+        name: factor
+        for layer, pair in factors.items()
+        for name, factor in zip(_factor_names(layer), pair, strict=True)
+    }
+
+
+def file_name(parameter: str, adapter: str) -> str:
+    """Name in a PEFT-injected model -> name in a file."""
+    return PREFIX + parameter.replace(f".{adapter}.", ".")
+
+
+def is_factor(parameter: str, adapter: str) -> bool:
+    """Whether a parameter's name in the model is that of one of the adapter's factors."""
+    return ".lora_" in parameter and f".{adapter}." in parameter
+
+
+def lora_metadata(rank: int, alpha: float, layers: Sequence[str]) -> dict[str, str]:
+    """What a LoRA's file says about it, in the form that diffusers reads."""
+    about = {"r": rank, "lora_alpha": alpha, "target_modules": list(layers)}
+    return {ABOUT: json.dumps({PREFIX + key: value for key, value in about.items()})}
+
+
+def _ending(layer: str) -> str:
+    *_, parent, last = layer.split(".") if "." in layer else ("", layer)
+    return f"{parent}.{last}" if last.isdigit() else last
+
+
+def _factor_names(layer: str) -> tuple[str, str]:
+    return f"{PREFIX}{layer}.lora_A.weight", f"{PREFIX}{layer}.lora_B.weight"
+
+
+def _read_alpha(weights: Weights, rank: int) -> float:
+    try:
+        about = json.loads(weights.metadata.get(ABOUT, "{}"))
+        if any(about.get(f"{PREFIX}{key}") for key in ("alpha_pattern", "rank_pattern", "use_rslora")):
+            raise _unfit(weights, "its strength differs from layer to layer")
+        return float(about.get(f"{PREFIX}lora_alpha", rank))
+    except (AttributeError, TypeError, json.JSONDecodeError) as error:
+        raise _unfit(weights, f"its {ABOUT} cannot be read") from error
+
+
+def _unfit(weights: Weights, reason: str) -> ValueError:
+    return ValueError(f"{weights.path} is no LoRA of ShapesWorld's model ({reason}); give one that is.")
