@@ -112,10 +112,10 @@ class QuerySettings(metaclass=Settings):
     """Which rollout state is queried: number floor(N * u) of N, u ~ Beta(alpha, beta), 0 being pure noise."""
 
     alpha: Number = Field(
-        default=5.0, gt=0.0, description="First parameter of the Beta law; larger: less noise."
+        default=5.0, gt=0.0, le=1e4, description="First parameter of the Beta law; larger: less noise."
     )
     beta: Number = Field(
-        default=2.0, gt=0.0, description="Second parameter of the Beta law; larger: more noise."
+        default=2.0, gt=0.0, le=1e4, description="Second parameter of the Beta law; larger: more noise."
     )
 
 

@@ -98,10 +98,9 @@ class DanceOPDTrainer:
             self.teachers = [family.teacher(teacher) for teacher in asked]
         self.weights = TrainedWeights(self.student.module, config)
         self.mean = RunningMean(self.weights.masters, config.ema_decay) if config.ema_decay else None
-        guided = config.student_guidance_scale != 1.0
-        self._field = (
-            GuidedField(self.student.field, config.student_guidance_scale) if guided else self.student.field
-        )
+        self._field = self.student.field
+        if config.student_guidance_scale != 1.0:
+            self._field = GuidedField(self._field, config.student_guidance_scale)
 
         self.grid = family.grid(config.num_rollout_steps)
         self.plan = Plan(
@@ -172,6 +171,7 @@ class DanceOPDTrainer:
 
     def _one_update(self) -> dict[str, Any]:
         began = time.perf_counter()
+        self.weights.discard_gradients()  # an update that failed half way may have left some
         slots = self.plan.step(self.step)
         with seeded(self.config.seed, _UPDATE, self.step, device=self.family.device):
             result = update(
@@ -209,23 +209,19 @@ class DanceOPDTrainer:
     def _check_finite(self, line: dict[str, Any]) -> None:
         for key in ("loss", "grad_norm"):
             if not math.isfinite(line[key]):
-                self.weights.discard_gradients()
-                saved = (
-                    f"the state before it is saved in '{self.output_dir / CHECKPOINTS}'"
-                    if self.step
-                    else "no update was made yet"
-                )
                 worst = [name for name, loss in line["losses"].items() if not math.isfinite(loss)]
                 where = f" on route '{worst[0]}'" if worst else ""
+                saved = "no update was made yet"
+                if self.step:
+                    saved = f"the state before it is saved in '{self.output_dir / CHECKPOINTS}'"
                 raise DivergedError(
                     f"{key} became {line[key]} in update {line['step']}{where}: {saved}; lower "
                     f"learning_rate={self.config.learning_rate}, or look at what that teacher returns."
                 )
 
     def _save(self, metrics: MetricsFile) -> None:
-        self._saved_step = (
-            self.step
-        )  # first, so that a full disk is reported once and not tried again on the way out
+        # Noted before it is done, so that a full disk is reported once and not tried again on the way out.
+        self._saved_step = self.step
         metrics.sync()
         checkpoint = Checkpoint(
             step=self.step,

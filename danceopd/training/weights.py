@@ -68,7 +68,7 @@ class TrainedWeights:
         self._publish()
 
     def discard_gradients(self) -> None:
-        """Forget the gradients of an update that is not made."""
+        """Forget the gradients that are there."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def optimizer_tensors(self) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from danceopd.training import (
     CheckpointError,
@@ -34,17 +35,18 @@ def _bits(folder: Path, step: int) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(checkpoint.glob("*.safetensors"))}
 
 
-def _at_update(trainer: DanceOPDTrainer, step: int, action: Callable[[], object]) -> None:
-    """Have ``action`` done once, in the middle of the update after ``step``."""
-    teacher, done = trainer.teachers[0], []
+def _at_update(trainer: DanceOPDTrainer, step: int, action: Callable[[], object], *, call: int = 1) -> None:
+    """Have ``action`` done in the update after ``step``, at the ``call``-th call of the second teacher."""
+    teacher, calls = trainer.teachers[1], []
 
     def field(sample: Any, sigma: Any, condition: Any) -> Any:
-        if trainer.step == step and not done:
-            done.append(step)
-            action()
+        if trainer.step == step:
+            calls.append(step)
+            if len(calls) == call:
+                action()
         return teacher(sample, sigma, condition)
 
-    trainer.teachers[0] = field
+    trainer.teachers[1] = field
 
 
 KILLED = """
@@ -65,20 +67,34 @@ def killing(self, line):
         os.kill(os.getpid(), signal.SIGKILL)
 MetricsFile.append = killing
 
-config = TrainConfig(output_dir=Path(sys.argv[1]), max_steps=12, batch_size=3, gradient_accumulation_steps=2,
+dtype, child = "float32", os.fork()
+if child:
+    dtype, (_, status) = "bfloat16", os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+config = TrainConfig(
+    output_dir=Path(sys.argv[1]) / dtype, max_steps=12, batch_size=3, gradient_accumulation_steps=2,
     num_rollout_steps=4, learning_rate=1e-2, save_every=5, progress=False, ema_decay=0.9, drop_condition=0.3,
     lr_schedule="cosine", warmup_steps=3)
-DanceOPDTrainer(
-    family=TinyFamily(getattr(torch, sys.argv[2])), teachers=TEACHERS, routes=ROUTES, config=config).train()
+family = TinyFamily(getattr(torch, dtype))
+DanceOPDTrainer(family=family, teachers=TEACHERS, routes=ROUTES, config=config).train()
 """
+
+
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run per dtype, killed -9 in its ninth update; the last checkpoint is that of update 5."""
+    folder = tmp_path_factory.mktemp("killed")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return folder
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
-    make_trainer: MakeTrainer, tmp_path: Path, dtype: str
+    make_trainer: MakeTrainer, killed_runs: Path, tmp_path: Path, dtype: str
 ) -> None:
-    import torch
-
     settings: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
         "ema_decay": 0.9,
@@ -86,11 +102,7 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
         "lr_schedule": "cosine",
         "warmup_steps": 3,
     }
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(killed), dtype], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    killed, whole = killed_runs / dtype, tmp_path / "whole"
     assert [path.name for path in list_checkpoints(killed / "checkpoints")] == ["step-00000005"]
     assert not (killed / "student.safetensors").exists()
 
@@ -139,16 +151,24 @@ def test_the_second_signal_stops_at_once_and_loses_no_update(
     assert make_trainer().train().step == 12
 
 
-def test_an_error_on_the_way_saves_what_was_learnt(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    trainer = make_trainer()
+@pytest.mark.parametrize("step", [0, 3])
+def test_an_error_on_the_way_saves_what_was_learnt_and_the_same_trainer_goes_on(
+    make_trainer: MakeTrainer, tmp_path: Path, step: int
+) -> None:
+    trainer = make_trainer(batch_size=1, gradient_accumulation_steps=6)
 
     def fail() -> None:
         raise RuntimeError("the device is lost")
 
-    _at_update(trainer, 3, fail)
+    _at_update(trainer, step, fail, call=2)  # when the first pass has left its gradients
     with pytest.raises(RuntimeError, match="the device is lost"):
         trainer.train()
-    assert [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")] == ["step-00000003"]
+    saved = [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")]
+    assert saved == (["step-00000003"] if step else [])
+
+    trainer.train()
+    make_trainer(output_dir=tmp_path / "whole", batch_size=1, gradient_accumulation_steps=6).train()
+    assert _bits(tmp_path / "run", 12) == _bits(tmp_path / "whole", 12)
 
 
 def test_an_error_inside_the_optimizer_saves_no_torn_weights(
@@ -315,8 +335,6 @@ def test_two_processes_do_not_share_a_folder(make_trainer: MakeTrainer, tmp_path
 def test_the_student_of_a_run_is_read_back(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
     import danceopd.training.loading as loading
 
     monkeypatch.setattr(loading, "load_family", lambda name, *, dtype, device: TinyFamily(dtype))
