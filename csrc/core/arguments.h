@@ -1,5 +1,5 @@
-// The plain-data arguments of every kernel: pointers, dtype codes and counts. No Python, no libtorch, no templates, so
-// one definition serves all units.
+// The plain-data arguments of every kernel: pointers, dtype codes and counts. No Python, no libtorch, no
+// templates, so one definition serves all units.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@ struct Input {
   DType dtype;
 };
 
-// A coefficient's source (a sigma, a guidance scale, a weight): one value, or one per sample at each[b * stride].
+// A coefficient's source (a sigma, a guidance scale, a weight): one value, or one per sample at each[b *
+// stride].
 struct Param {
   double value;
   const void* each;  // nullptr: use value

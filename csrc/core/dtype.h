@@ -1,5 +1,5 @@
-// Scalar conversions. Round to nearest even; the software forms give the bits of the hardware forms (NaN payloads
-// apart), so it does not matter which of them a unit uses.
+// Scalar conversions. Round to nearest even; the software forms give the bits of the hardware forms (NaN
+// payloads apart), so it does not matter which of them a unit uses.
 #pragma once
 
 #include <cstring>
@@ -30,7 +30,9 @@ DANCEOPD_HD float float_of(uint32_t b) {
   return x;
 }
 
-DANCEOPD_HD float bf16_to_float(uint16_t h) { return float_of(static_cast<uint32_t>(h) << 16); }
+DANCEOPD_HD float bf16_to_float(uint16_t h) {
+  return float_of(static_cast<uint32_t>(h) << 16);
+}
 
 DANCEOPD_HD uint16_t float_to_bf16(float x) {
   const uint32_t b = bits_of(x);
@@ -68,7 +70,7 @@ DANCEOPD_HD uint16_t float_to_f16(float x) {
   const uint32_t magnitude = b & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
   if (magnitude >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 65536 and beyond: infinity
-  if (magnitude >= 0x38800000u) {                                             // 2^-14: the smallest normal
+  if (magnitude >= 0x38800000u) {                                              // 2^-14: the smallest normal
     const uint32_t shifted = magnitude - (112u << 23);
     return static_cast<uint16_t>(sign | ((shifted + 0xfffu + ((shifted >> 13) & 1u)) >> 13));
   }
@@ -81,21 +83,33 @@ DANCEOPD_HD uint16_t float_to_f16(float x) {
 template <class A>
 DANCEOPD_HD A load_scalar(const void* data, DType dtype, int64_t i) {
   switch (dtype) {
-    case DType::f32: return static_cast<A>(static_cast<const float*>(data)[i]);
-    case DType::bf16: return static_cast<A>(bf16_to_float(static_cast<const uint16_t*>(data)[i]));
-    case DType::f16: return static_cast<A>(f16_to_float(static_cast<const uint16_t*>(data)[i]));
-    case DType::f64: return static_cast<A>(static_cast<const double*>(data)[i]);
-    default: return static_cast<A>(static_cast<const uint8_t*>(data)[i]);
+    case DType::f32:
+      return static_cast<A>(static_cast<const float*>(data)[i]);
+    case DType::bf16:
+      return static_cast<A>(bf16_to_float(static_cast<const uint16_t*>(data)[i]));
+    case DType::f16:
+      return static_cast<A>(f16_to_float(static_cast<const uint16_t*>(data)[i]));
+    case DType::f64:
+      return static_cast<A>(static_cast<const double*>(data)[i]);
+    default:
+      return static_cast<A>(static_cast<const uint8_t*>(data)[i]);
   }
 }
 
 template <class A>
 DANCEOPD_HD void store_scalar(void* data, DType dtype, int64_t i, A x) {
   switch (dtype) {
-    case DType::f32: static_cast<float*>(data)[i] = static_cast<float>(x); break;
-    case DType::bf16: static_cast<uint16_t*>(data)[i] = float_to_bf16(static_cast<float>(x)); break;
-    case DType::f16: static_cast<uint16_t*>(data)[i] = float_to_f16(static_cast<float>(x)); break;
-    default: static_cast<double*>(data)[i] = static_cast<double>(x);
+    case DType::f32:
+      static_cast<float*>(data)[i] = static_cast<float>(x);
+      break;
+    case DType::bf16:
+      static_cast<uint16_t*>(data)[i] = float_to_bf16(static_cast<float>(x));
+      break;
+    case DType::f16:
+      static_cast<uint16_t*>(data)[i] = float_to_f16(static_cast<float>(x));
+      break;
+    default:
+      static_cast<double*>(data)[i] = static_cast<double>(x);
   }
 }
 
@@ -104,5 +118,5 @@ DANCEOPD_HD double value_of(const Param& p, int64_t b) {
   return p.each == nullptr ? p.value : load_scalar<double>(p.each, p.dtype, b * p.stride);
 }
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

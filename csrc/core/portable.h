@@ -1,8 +1,8 @@
 // What host compilers and nvcc have to agree on.
 //
-// Every unit (baseline, avx2, avx512, host, cuda) compiles these headers with its own flags. DANCEOPD_UNIT puts each
-// copy in a namespace of its own; without it the linker would keep one copy of an inline function, and an AVX-512
-// body could end up running on a machine that has no AVX-512.
+// Every unit (baseline, avx2, avx512, host, cuda) compiles these headers with its own flags. DANCEOPD_UNIT
+// puts each copy in a namespace of its own; without it the linker would keep one copy of an inline function,
+// and an AVX-512 body could end up running on a machine that has no AVX-512.
 #pragma once
 
 #include <cstdint>
@@ -39,5 +39,5 @@ DANCEOPD_HD double fused(double a, double b, double c) {
 #endif
 }
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

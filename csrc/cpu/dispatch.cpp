@@ -25,7 +25,8 @@ void route_samples(const RouteArgs& a, int64_t begin, int64_t end) {
     if (in != nullptr) {
       std::memcpy(out, in, sample_bytes);
     } else {
-      for (int64_t i = 0; i < a.per_sample; ++i) std::memcpy(out + i * bytes_of(a.dtype), &nan, bytes_of(a.dtype));
+      for (int64_t i = 0; i < a.per_sample; ++i)
+        std::memcpy(out + i * bytes_of(a.dtype), &nan, bytes_of(a.dtype));
     }
   }
 }
@@ -41,7 +42,8 @@ void finish_samples(const VelocityMSEArgs& a) {
     for (int apart = kThreads / 2; apart > 0; apart /= 2) {
       for (int t = 0; t < apart; ++t) lane[t] += lane[t + apart];
     }
-    static_cast<A*>(a.loss)[b] = static_cast<A>(value_of(a.weight, b) * lane[0] / static_cast<double>(a.per_sample));
+    static_cast<A*>(a.loss)[b] =
+        static_cast<A>(value_of(a.weight, b) * lane[0] / static_cast<double>(a.per_sample));
   }
 }
 
@@ -64,7 +66,9 @@ void combine(const CombineArgs& a, int threads) {
 void route(const RouteArgs& a, int threads) {
   parallel_for(
       a.batch, useful_threads(a.batch * a.per_sample, threads),
-      [](const void* p, int64_t begin, int64_t end) { route_samples(*static_cast<const RouteArgs*>(p), begin, end); },
+      [](const void* p, int64_t begin, int64_t end) {
+        route_samples(*static_cast<const RouteArgs*>(p), begin, end);
+      },
       &a);
 }
 

@@ -5,7 +5,8 @@
 
 namespace danceopd {
 
-constexpr int64_t kParallelElements = 32768;  // per thread at least: waking one costs about as much as this many
+constexpr int64_t kParallelElements =
+    32768;  // per thread at least: waking one costs about as much as this many
 
 namespace cpu {
 

@@ -53,7 +53,9 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-std::string current_isa() { return current().name; }
+std::string current_isa() {
+  return current().name;
+}
 
 void set_isa(const std::string& name) {
   std::string choices;
@@ -61,8 +63,8 @@ void set_isa(const std::string& name) {
     if (name == isa.name) return in_use.store(&isa, std::memory_order_release);
     choices += (choices.empty() ? "" : ", ") + std::string(isa.name);
   }
-  throw std::invalid_argument("DANCEOPD_CPU_ISA is '" + name + "', but this CPU and build offer only: " + choices +
-                              ".");
+  throw std::invalid_argument("DANCEOPD_CPU_ISA is '" + name +
+                              "', but this CPU and build offer only: " + choices + ".");
 }
 
 void choose_isa_from_environment() {
@@ -70,6 +72,8 @@ void choose_isa_from_environment() {
   if (name != nullptr && *name != '\0') set_isa(name);
 }
 
-const CpuKernels& cpu_kernels() { return *current().kernels; }
+const CpuKernels& cpu_kernels() {
+  return *current().kernels;
+}
 
 }  // namespace danceopd

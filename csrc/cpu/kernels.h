@@ -10,12 +10,15 @@ constexpr int64_t kTile = 1024;  // elements converted and computed at a time: a
 
 inline namespace DANCEOPD_UNIT {
 
-DANCEOPD_HD int64_t tiles_per_sample(int64_t per_sample) { return (per_sample + kTile - 1) / kTile; }
+DANCEOPD_HD int64_t tiles_per_sample(int64_t per_sample) {
+  return (per_sample + kTile - 1) / kTile;
+}
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 
 struct CpuKernels {
-  // Tiles [begin, end) of batch * tiles_per_sample. Every element stands alone, so any split gives the same bits.
+  // Tiles [begin, end) of batch * tiles_per_sample. Every element stands alone, so any split gives the same
+  // bits.
   void (*combine)(const CombineArgs&, int64_t begin, int64_t end);
   // Reduction blocks [begin, end) of batch * blocks_per_sample: partials, and the gradient where asked for.
   void (*velocity_mse)(const VelocityMSEArgs&, int64_t begin, int64_t end);

@@ -77,8 +77,8 @@ class Pool {
   int workers_ = 0;  // guarded by busy_
 };
 
-// Never destroyed: workers sleep in it until the process ends. A forked child inherits the memory but no workers, so it
-// drops the parent's pool and makes its own on the next call.
+// Never destroyed: workers sleep in it until the process ends. A forked child inherits the memory but no
+// workers, so it drops the parent's pool and makes its own on the next call.
 std::mutex pool_guard;
 Pool* pool = nullptr;
 

@@ -41,9 +41,14 @@ inline void convert_to_f16(const float* in, uint16_t* out, int n) {
 // Elements [offset, offset + n) of an input, in `buffer` only where a conversion is needed.
 inline const float* load_tile(const Input& in, int64_t offset, int n, float* buffer) {
   switch (in.dtype) {
-    case DType::f32: return static_cast<const float*>(in.data) + offset;
-    case DType::bf16: convert_from_bf16(static_cast<const uint16_t*>(in.data) + offset, buffer, n); break;
-    case DType::f16: convert_from_f16(static_cast<const uint16_t*>(in.data) + offset, buffer, n); break;
+    case DType::f32:
+      return static_cast<const float*>(in.data) + offset;
+    case DType::bf16:
+      convert_from_bf16(static_cast<const uint16_t*>(in.data) + offset, buffer, n);
+      break;
+    case DType::f16:
+      convert_from_f16(static_cast<const uint16_t*>(in.data) + offset, buffer, n);
+      break;
     default:
       for (int i = 0; i < n; ++i) buffer[i] = load_scalar<float>(in.data, in.dtype, offset + i);
   }
@@ -56,7 +61,8 @@ inline const double* load_tile(const Input& in, int64_t offset, int n, double* b
   return buffer;
 }
 
-// Where a kernel writes elements [offset, offset + n): the output itself, or `buffer` when store_tile must convert.
+// Where a kernel writes elements [offset, offset + n): the output itself, or `buffer` when store_tile must
+// convert.
 inline float* output_tile(void* out, DType dtype, int64_t offset, float* buffer) {
   return dtype == DType::f32 ? static_cast<float*>(out) + offset : buffer;
 }
@@ -72,5 +78,5 @@ inline void store_tile(void* out, DType dtype, int64_t offset, int n, const floa
 
 inline void store_tile(void*, DType, int64_t, int, const double*) {}  // written in place
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

@@ -12,7 +12,7 @@
 namespace danceopd {
 inline namespace DANCEOPD_UNIT {
 
-// -- combine: elementwise ops ----------------------------------------------------------------------------------------
+// -- combine: elementwise ops ---------------------------------------------------------------------------
 
 template <class Op, class A>
 void apply_tile(const CombineArgs& a, int64_t b, int64_t offset, int n, A* out) {
@@ -66,20 +66,26 @@ void combine_tiles(const CombineArgs& a, int64_t begin, int64_t end) {
 
 template <class Op>
 void combine_as(const CombineArgs& a, int64_t begin, int64_t end) {
-  a.output_dtype == DType::f64 ? combine_tiles<Op, double>(a, begin, end) : combine_tiles<Op, float>(a, begin, end);
+  a.output_dtype == DType::f64 ? combine_tiles<Op, double>(a, begin, end)
+                               : combine_tiles<Op, float>(a, begin, end);
 }
 
 inline void combine(const CombineArgs& a, int64_t begin, int64_t end) {
   switch (a.op) {
-    case CombineOp::guide: return combine_as<Guide>(a, begin, end);
-    case CombineOp::euler_step: return combine_as<EulerStep>(a, begin, end);
-    case CombineOp::guided_euler_step: return combine_as<GuidedEulerStep>(a, begin, end);
-    case CombineOp::add_noise: return combine_as<AddNoise>(a, begin, end);
-    case CombineOp::blend: return combine_as<Blend>(a, begin, end);
+    case CombineOp::guide:
+      return combine_as<Guide>(a, begin, end);
+    case CombineOp::euler_step:
+      return combine_as<EulerStep>(a, begin, end);
+    case CombineOp::guided_euler_step:
+      return combine_as<GuidedEulerStep>(a, begin, end);
+    case CombineOp::add_noise:
+      return combine_as<AddNoise>(a, begin, end);
+    case CombineOp::blend:
+      return combine_as<Blend>(a, begin, end);
   }
 }
 
-// -- velocity_mse ----------------------------------------------------------------------------------------------------
+// -- velocity_mse ---------------------------------------------------------------------------------------
 
 template <class A>
 const A* load_mask(const Mask& m, int64_t b, int64_t first, int n, A* buffer) {
@@ -111,19 +117,22 @@ using MseTile = void (*)(const VelocityMSE<A>&, const A*, const A*, const A*, co
 
 template <class A>
 MseTile<A> choose_mse_tile(bool guided, bool masked, bool gradient) {
-  static constexpr MseTile<A> bodies[8] = {
-      mse_tile<false, false, false, A>, mse_tile<false, false, true, A>, mse_tile<false, true, false, A>,
-      mse_tile<false, true, true, A>,   mse_tile<true, false, false, A>, mse_tile<true, false, true, A>,
-      mse_tile<true, true, false, A>,   mse_tile<true, true, true, A>};
+  static constexpr MseTile<A> bodies[8] = {mse_tile<false, false, false, A>, mse_tile<false, false, true, A>,
+                                           mse_tile<false, true, false, A>,  mse_tile<false, true, true, A>,
+                                           mse_tile<true, false, false, A>,  mse_tile<true, false, true, A>,
+                                           mse_tile<true, true, false, A>,   mse_tile<true, true, true, A>};
   return bodies[4 * guided + 2 * masked + gradient];
 }
 
-// The tree of core/reduce.h.
+// The tree of core/reduce.h. Lanes from `used` on are zero, which lets a short block skip the widest levels:
+// they would only add zero to each sum.
 template <class A>
-A sum_of_lanes(A* lane) {
+A sum_of_lanes(const A* lane, int used) {
+  int width = 1;
+  while (width * kVector < used) width *= 2;
   A thread[kThreads];
-  for (int t = 0; t < kThreads; ++t) thread[t] = sum_of_vector(lane + t * kVector);
-  for (int apart = kThreads / 2; apart > 0; apart /= 2) {
+  for (int t = 0; t < width; ++t) thread[t] = sum_of_vector(lane + t * kVector);
+  for (int apart = width / 2; apart > 0; apart /= 2) {
     for (int t = 0; t < apart; ++t) thread[t] += thread[t + apart];
   }
   return thread[0];
@@ -132,7 +141,8 @@ A sum_of_lanes(A* lane) {
 template <class A>
 void mse_blocks(const VelocityMSEArgs& a, int64_t begin, int64_t end) {
   static_assert(kTile == kLanes, "a tile is one step of a reduction block");
-  alignas(64) A s_buffer[kTile], t_buffer[kTile], u_buffer[kTile], m_buffer[kTile], g_buffer[kTile], lane[kLanes];
+  alignas(64) A s_buffer[kTile], t_buffer[kTile], u_buffer[kTile], m_buffer[kTile], g_buffer[kTile],
+      lane[kLanes];
   const bool guided = a.uncond.data != nullptr, masked = a.mask.input.data != nullptr;
   const MseTile<A> body = choose_mse_tile<A>(guided, masked, a.gradient != nullptr);
   const int64_t blocks = blocks_per_sample(a.per_sample);
@@ -143,7 +153,9 @@ void mse_blocks(const VelocityMSEArgs& a, int64_t begin, int64_t end) {
     const double weight = value_of(a.weight, b);
     const VelocityMSE<A> op = {static_cast<A>(value_of(a.scale, b)),
                                static_cast<A>(2.0 * weight * a.gradient_scale / elements)};
-    for (int i = 0; i < kLanes; ++i) lane[i] = A(0);
+    const int64_t left = a.per_sample - first;
+    const int used = static_cast<int>(left < kLanes ? left : kLanes);
+    for (int i = 0; i < (used + kVector) * 2 && i < kLanes; ++i) lane[i] = A(0);
     for (int64_t i = first; i < first + kBlock && i < a.per_sample; i += kTile) {
       const int n = static_cast<int>(a.per_sample - i < kTile ? a.per_sample - i : kTile);
       const int64_t offset = b * a.per_sample + i;
@@ -155,7 +167,7 @@ void mse_blocks(const VelocityMSEArgs& a, int64_t begin, int64_t end) {
       body(op, s, t, u, m, n, lane, g);
       if (a.gradient) store_tile(a.gradient, a.gradient_dtype, offset, n, g_buffer);
     }
-    static_cast<A*>(a.partials)[block] = sum_of_lanes(lane);
+    static_cast<A*>(a.partials)[block] = sum_of_lanes(lane, used);
   }
 }
 
@@ -163,5 +175,5 @@ inline void velocity_mse(const VelocityMSEArgs& a, int64_t begin, int64_t end) {
   a.student.dtype == DType::f64 ? mse_blocks<double>(a, begin, end) : mse_blocks<float>(a, begin, end);
 }
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

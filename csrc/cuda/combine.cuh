@@ -57,5 +57,5 @@ static __global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_c
   }
 }
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

@@ -1,10 +1,9 @@
 #define DANCEOPD_UNIT cuda_unit
-#include "cuda/launch.h"
-
 #include <limits>
 #include <stdexcept>
 
 #include "cuda/combine.cuh"
+#include "cuda/launch.h"
 #include "cuda/route.cuh"
 #include "cuda/velocity_mse.cuh"
 
@@ -36,14 +35,16 @@ class DeviceGuard {
 };
 
 template <class Args>
-void launch(void (*kernel)(Args), const Args& args, int64_t blocks, int device, uintptr_t stream, const char* name) {
+void launch(void (*kernel)(Args), const Args& args, int64_t blocks, int device, uintptr_t stream,
+            const char* name) {
   if (blocks > std::numeric_limits<int32_t>::max()) {
-    throw std::runtime_error(std::string(name) + " needs more thread blocks than CUDA allows; split the batch.");
+    throw std::runtime_error(std::string(name) +
+                             " needs more thread blocks than CUDA allows; split the batch.");
   }
   DeviceGuard guard(device);
   void* pointers[] = {const_cast<Args*>(&args)};
-  check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)), dim3(kThreads),
-                         pointers, 0, reinterpret_cast<cudaStream_t>(stream)),
+  check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)),
+                         dim3(kThreads), pointers, 0, reinterpret_cast<cudaStream_t>(stream)),
         name);
 }
 
@@ -56,11 +57,16 @@ void combine_as(const CombineArgs& a, int device, uintptr_t stream, const char* 
 
 void combine(const CombineArgs& a, int device, uintptr_t stream) {
   switch (a.op) {
-    case CombineOp::guide: return combine_as<Guide>(a, device, stream, "guide");
-    case CombineOp::euler_step: return combine_as<EulerStep>(a, device, stream, "euler_step");
-    case CombineOp::guided_euler_step: return combine_as<GuidedEulerStep>(a, device, stream, "euler_step");
-    case CombineOp::add_noise: return combine_as<AddNoise>(a, device, stream, "add_noise");
-    case CombineOp::blend: return combine_as<Blend>(a, device, stream, "blend");
+    case CombineOp::guide:
+      return combine_as<Guide>(a, device, stream, "guide");
+    case CombineOp::euler_step:
+      return combine_as<EulerStep>(a, device, stream, "euler_step");
+    case CombineOp::guided_euler_step:
+      return combine_as<GuidedEulerStep>(a, device, stream, "euler_step");
+    case CombineOp::add_noise:
+      return combine_as<AddNoise>(a, device, stream, "add_noise");
+    case CombineOp::blend:
+      return combine_as<Blend>(a, device, stream, "blend");
   }
 }
 
@@ -76,8 +82,9 @@ void velocity_mse(const VelocityMSEArgs& a, int device, uintptr_t stream) {
 
 bool usable(int device) {
   int major = 0, minor = 0;
-  const bool known = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-                     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess;
+  const bool known =
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess;
   if (!known) cudaGetLastError();
   return known && 10 * major + minor >= 75;
 }
@@ -92,7 +99,8 @@ Status status() {
   for (int i = 0; error == cudaSuccess && i < count; ++i) {
     cudaDeviceProp p;
     if (cudaGetDeviceProperties(&p, i) == cudaSuccess) {
-      s.devices.push_back(std::string(p.name) + " (sm_" + std::to_string(p.major) + std::to_string(p.minor) + ")");
+      s.devices.push_back(std::string(p.name) + " (sm_" + std::to_string(p.major) + std::to_string(p.minor) +
+                          ")");
     }
   }
   cudaGetLastError();

@@ -1,5 +1,5 @@
-// The ops on CUDA tensors. They only enqueue: no synchronisation, no allocation, nothing but `stream`, so they may be
-// captured into a graph. They throw std::runtime_error with CUDA's own words when a launch fails.
+// The ops on CUDA tensors. They only enqueue: no synchronisation, no allocation, nothing but `stream`, so
+// they may be captured into a graph. They throw std::runtime_error with CUDA's own words when a launch fails.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,8 @@ void combine(const CombineArgs& a, int device, uintptr_t stream);
 void route(const RouteArgs& a, int device, uintptr_t stream);
 void velocity_mse(const VelocityMSEArgs& a, int device, uintptr_t stream);
 
-// Whether kernels can run on this device: a driver for the linked runtime, and compute capability 7.5 or newer.
+// Whether kernels can run on this device: a driver for the linked runtime, and compute capability 7.5 or
+// newer.
 bool usable(int device);
 
 struct Status {

@@ -24,7 +24,8 @@ static __global__ void __launch_bounds__(kThreads) route_kernel(const __grid_con
     const int64_t i = first + 16 * (step * kThreads + threadIdx.x);
     if (i >= sample_bytes) return;
     if (i + 16 <= sample_bytes && aligned(out + i) && (in == nullptr || aligned(in + i))) {
-      *reinterpret_cast<uint4*>(out + i) = in == nullptr ? nans : __ldg(reinterpret_cast<const uint4*>(in + i));
+      *reinterpret_cast<uint4*>(out + i) =
+          in == nullptr ? nans : __ldg(reinterpret_cast<const uint4*>(in + i));
     } else {
       for (int64_t j = i; j < i + 16 && j < sample_bytes; ++j) {
         out[j] = in == nullptr ? static_cast<char>(nan >> (8 * (j % 8))) : in[j];
@@ -33,5 +34,5 @@ static __global__ void __launch_bounds__(kThreads) route_kernel(const __grid_con
   }
 }
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

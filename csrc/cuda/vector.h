@@ -1,4 +1,5 @@
-// Eight consecutive elements per thread: 16-byte accesses where the address allows, element by element elsewhere.
+// Eight consecutive elements per thread: 16-byte accesses where the address allows, element by element
+// elsewhere.
 #pragma once
 
 #include "core/dtype.h"
@@ -7,14 +8,16 @@
 namespace danceopd {
 inline namespace DANCEOPD_UNIT {
 
-__device__ __forceinline__ bool aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
+__device__ __forceinline__ bool aligned(const void* p) {
+  return (reinterpret_cast<uintptr_t>(p) & 15) == 0;
+}
 
 __device__ __forceinline__ const char* address(const void* data, DType t, int64_t i) {
   return static_cast<const char*>(data) + i * bytes_of(t);
 }
 
-// x[0 .. n) from elements i .. i + n of `in`, n <= kVector. The dtype is the same for the whole launch, so the branches
-// are uniform and one kernel serves every mixture of dtypes.
+// x[0 .. n) from elements i .. i + n of `in`, n <= kVector. The dtype is the same for the whole launch, so
+// the branches are uniform and one kernel serves every mixture of dtypes.
 __device__ __forceinline__ void load_vector(const Input& in, int64_t i, int n, float* x) {
   const char* p = address(in.data, in.dtype, i);
   if (n == kVector && in.dtype != DType::u8 && aligned(p)) {
@@ -67,5 +70,5 @@ __device__ __forceinline__ void store_vector(void* out, DType dtype, int64_t i, 
   }
 }
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

@@ -80,5 +80,5 @@ static __global__ void __launch_bounds__(kThreads)
   }
 }
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

@@ -22,5 +22,5 @@ struct AddNoise {
   }
 };
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

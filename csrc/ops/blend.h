@@ -6,7 +6,8 @@
 namespace danceopd {
 inline namespace DANCEOPD_UNIT {
 
-// inputs == 0 marks a fold: the engine calls `fold` once per input, in order, with that input's own parameter.
+// inputs == 0 marks a fold: the engine calls `fold` once per input, in order, with that input's own
+// parameter.
 struct Blend {
   static constexpr int inputs = 0;
   static constexpr int coefs = 0;
@@ -17,5 +18,5 @@ struct Blend {
   }
 };
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

@@ -1,4 +1,5 @@
-// euler_step: x' = x + (sigma_next - sigma) v, with v guided on the fly when an unconditional velocity is given.
+// euler_step: x' = x + (sigma_next - sigma) v, with v guided on the fly when an unconditional velocity is
+// given.
 #pragma once
 
 #include "ops/guide.h"
@@ -35,5 +36,5 @@ struct GuidedEulerStep {
   }
 };
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

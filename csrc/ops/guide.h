@@ -6,7 +6,8 @@
 namespace danceopd {
 inline namespace DANCEOPD_UNIT {
 
-// The difference form, not (1 - s) u + s c: it is exact where the fields agree and loses nothing at large scales.
+// The difference form, not (1 - s) u + s c: it is exact where the fields agree and loses nothing at large
+// scales.
 template <class A>
 DANCEOPD_HD A guided(A uncond, A cond, A scale) {
   return fused(scale, cond - uncond, uncond);
@@ -25,5 +26,5 @@ struct Guide {
   }
 };
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

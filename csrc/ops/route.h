@@ -8,8 +8,8 @@ namespace danceopd {
 inline namespace DANCEOPD_UNIT {
 
 struct Route {
-  // Where sample b is read from; nullptr for an index out of range, which fills the sample with NaN. A device-side
-  // index cannot be checked without a synchronisation, and NaN is seen sooner than a wrong field.
+  // Where sample b is read from; nullptr for an index out of range, which fills the sample with NaN. A
+  // device-side index cannot be checked without a synchronisation, and NaN is seen sooner than a wrong field.
   DANCEOPD_HD static const char* source(const RouteArgs& a, int64_t b, int64_t sample_bytes) {
     const int64_t k = a.index[b];
     return k < 0 || k >= a.fields ? nullptr : static_cast<const char*>(a.field[k]) + b * sample_bytes;
@@ -18,13 +18,17 @@ struct Route {
   // Eight bytes of quiet NaNs of this dtype.
   DANCEOPD_HD static uint64_t nan_bits(DType t) {
     switch (t) {
-      case DType::f32: return 0x7fc000007fc00000u;
-      case DType::bf16: return 0x7fc07fc07fc07fc0u;
-      case DType::f16: return 0x7e007e007e007e00u;
-      default: return 0x7ff8000000000000u;
+      case DType::f32:
+        return 0x7fc000007fc00000u;
+      case DType::bf16:
+        return 0x7fc07fc07fc07fc0u;
+      case DType::f16:
+        return 0x7e007e007e007e00u;
+      default:
+        return 0x7ff8000000000000u;
     }
   }
 };
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

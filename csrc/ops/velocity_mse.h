@@ -1,4 +1,5 @@
-// velocity_mse: weight * mask * (student - target)^2 and its gradient, target = guide(uncond, teacher, scale).
+// velocity_mse: weight * mask * (student - target)^2 and its gradient, target = guide(uncond, teacher,
+// scale).
 #pragma once
 
 #include "ops/guide.h"
@@ -24,5 +25,5 @@ struct VelocityMSE {
   }
 };
 
-}  // inline namespace DANCEOPD_UNIT
+}  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

@@ -13,7 +13,7 @@
 namespace danceopd::python {
 namespace {
 
-// -- running -----------------------------------------------------------------------------------------------------------
+// -- running --------------------------------------------------------------------------------------------
 
 class WithoutGil {
  public:
@@ -54,7 +54,7 @@ void run(const Args& args, const Tensor& like, CpuOp<Args> on_cpu, [[maybe_unuse
 #define DANCEOPD_RUN(op, args, like) run(args, like, &cpu::op, decltype(&cuda::op){nullptr})
 #endif
 
-// -- reading arguments -------------------------------------------------------------------------------------------------
+// -- reading arguments ----------------------------------------------------------------------------------
 
 void require(bool plain) {
   if (!plain) throw NotPlain();
@@ -83,8 +83,8 @@ bool all_in(const Param& p, int64_t batch, double low, double high) {
 
 constexpr double kHuge = 1.7976931348623157e308;  // finite
 
-// A number, or a [B] tensor beside the samples. Only values the host can see are checked: reading a CUDA tensor would
-// wait for the device.
+// A number, or a [B] tensor beside the samples. Only values the host can see are checked: reading a CUDA
+// tensor would wait for the device.
 Param read_param(const Reader& reader, PyObject* object, const Tensor& like, double low, double high) {
   Param p = {0.0, nullptr, 1, DType::f64};
   if (PyFloat_Check(object)) {
@@ -127,17 +127,18 @@ bool descending(const Param& sigma, const Param& sigma_next, int64_t batch, int 
 
 PyObject* finish_combine(CombineArgs& args, const Tensor& like) {
   bool varies = false;
-  for (int k = 0; k < args.params; ++k) varies = varies || (args.param[k].each != nullptr && args.param[k].stride != 0);
+  for (int k = 0; k < args.params; ++k)
+    varies = varies || (args.param[k].each != nullptr && args.param[k].stride != 0);
   args.batch = varies ? like.batch : 1;
   args.per_sample = varies ? like.per_sample : like.elements();
-  Tensor out = new_tensor(like, like.shape.get(), like.dtype);
+  Tensor out = new_like(like);
   args.output = out.data;
   args.output_dtype = out.dtype;
   DANCEOPD_RUN(combine, args, like);
   return out.owner.release();
 }
 
-// -- the calls ---------------------------------------------------------------------------------------------------------
+// -- the calls ------------------------------------------------------------------------------------------
 
 using Arguments = PyObject* const*;
 
@@ -211,14 +212,16 @@ PyObject* blend(const Reader& reader, Arguments in) {
   if (PyList_Check(in[1]) || PyTuple_Check(in[1])) {
     require(read_length(in[1]) == args.inputs);
     for (int k = 0; k < args.inputs; ++k) {
-      require(PyFloat_Check(PySequence_Fast_GET_ITEM(in[1], k)) || PyLong_CheckExact(PySequence_Fast_GET_ITEM(in[1], k)));
+      require(PyFloat_Check(PySequence_Fast_GET_ITEM(in[1], k)) ||
+              PyLong_CheckExact(PySequence_Fast_GET_ITEM(in[1], k)));
       args.param[k] = read_finite(reader, PySequence_Fast_GET_ITEM(in[1], k), first);
     }
     return finish_combine(args, first);
   }
   const Tensor weights = reader.read(in[1]);  // [K] or [B, K]
   const bool per_sample = PyTuple_GET_SIZE(weights.shape.get()) == 2;
-  require(PyTuple_GET_SIZE(weights.shape.get()) <= 2 && weights.device == first.device && weights.dtype != DType::u8);
+  require(PyTuple_GET_SIZE(weights.shape.get()) <= 2 && weights.device == first.device &&
+          weights.dtype != DType::u8);
   require(per_sample ? weights.batch == first.batch && weights.per_sample == args.inputs
                      : weights.batch == args.inputs);
   for (int k = 0; k < args.inputs; ++k) {
@@ -239,7 +242,8 @@ PyObject* route(const Reader& reader, Arguments in) {
   args.field[0] = first.data;
   for (int k = 1; k < args.fields; ++k) args.field[k] = read_like(reader, fields[k], first, true).data;
   const Tensor index = reader.read_index(in[1]);
-  require(index.device == first.device && index.batch == first.batch && PyTuple_GET_SIZE(index.shape.get()) == 1);
+  require(index.device == first.device && index.batch == first.batch &&
+          PyTuple_GET_SIZE(index.shape.get()) == 1);
   args.index = static_cast<const int64_t*>(index.data);
   if (reader.caller() == Caller::user && first.device == kCpu) {
     for (int64_t b = 0; b < first.batch; ++b) require(0 <= args.index[b] && args.index[b] < args.fields);
@@ -247,14 +251,14 @@ PyObject* route(const Reader& reader, Arguments in) {
   args.dtype = first.dtype;
   args.batch = first.batch;
   args.per_sample = first.per_sample;
-  const Tensor out = new_tensor(first, first.shape.get(), first.dtype);
+  Tensor out = new_like(first);
   args.output = out.data;
   DANCEOPD_RUN(route, args, first);
-  Py_INCREF(out.object);
-  return out.object;
+  return out.owner.release();
 }
 
-// student, teacher, uncond, scale, weight, mask, batch_stride, inner, period, gradient_scale, gradient wanted (or None)
+// student, teacher, uncond, scale, weight, mask, batch_stride, inner, period, gradient_scale, gradient wanted
+// (or None)
 PyObject* velocity_mse(const Reader& reader, Arguments in) {
   const Tensor student = read_first(reader, in[0]);
   VelocityMSEArgs args = {};
@@ -270,7 +274,8 @@ PyObject* velocity_mse(const Reader& reader, Arguments in) {
     require(mask.device == student.device && (student.dtype == DType::f64 || mask.dtype != DType::f64));
     args.mask = {mask.input(), PyLong_AsLongLong(in[6]), PyLong_AsLongLong(in[7]), PyLong_AsLongLong(in[8])};
     const int64_t most = (student.batch - 1) * args.mask.batch_stride + args.mask.period;
-    require(args.mask.batch_stride >= 0 && args.mask.inner > 0 && args.mask.period > 0 && most <= mask.elements());
+    require(args.mask.batch_stride >= 0 && args.mask.inner > 0 && args.mask.period > 0 &&
+            most <= mask.elements());
   }
   args.gradient_scale = PyFloat_AsDouble(in[9]);
   require(PyErr_Occurred() == nullptr && std::isfinite(args.gradient_scale));
@@ -279,12 +284,13 @@ PyObject* velocity_mse(const Reader& reader, Arguments in) {
 
   const DType sum_dtype = student.dtype == DType::f64 ? DType::f64 : DType::f32;
   const Tensor loss = new_vector(student, student.batch, sum_dtype);
-  const Tensor partials = new_vector(student, student.batch * blocks_per_sample(student.per_sample), sum_dtype);
+  const Tensor partials =
+      new_vector(student, student.batch * blocks_per_sample(student.per_sample), sum_dtype);
   args.loss = loss.data;
   args.partials = partials.data;
   Tensor gradient;
   if (in[10] != Py_None) {
-    gradient = new_tensor(student, student.shape.get(), student.dtype);
+    gradient = new_like(student);
     args.gradient = gradient.data;
     args.gradient_dtype = gradient.dtype;
   }
@@ -292,7 +298,7 @@ PyObject* velocity_mse(const Reader& reader, Arguments in) {
   return PyTuple_Pack(2, loss.object, args.gradient == nullptr ? Py_None : gradient.object);
 }
 
-// -- the calling convention --------------------------------------------------------------------------------------------
+// -- the calling convention -----------------------------------------------------------------------------
 
 template <PyObject* (*call)(const Reader&, Arguments), int count>
 PyObject* wrapped(PyObject*, Arguments in, Py_ssize_t n) {
@@ -315,16 +321,16 @@ PyObject* wrapped(PyObject*, Arguments in, Py_ssize_t n) {
 
 template <PyObject* (*call)(const Reader&, Arguments), int count>
 constexpr PyMethodDef method(const char* name) {
-  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&wrapped<call, count>)), METH_FASTCALL,
-          nullptr};
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&wrapped<call, count>)),
+          METH_FASTCALL, nullptr};
 }
 
 }  // namespace
 
 PyMethodDef kCalls[] = {
-    method<guide, 3>("guide"),   method<euler_step, 6>("euler_step"),
+    method<guide, 3>("guide"),         method<euler_step, 6>("euler_step"),
     method<add_noise, 3>("add_noise"), method<blend, 2>("blend"),
-    method<route, 2>("route"),   method<velocity_mse, 11>("velocity_mse"),
+    method<route, 2>("route"),         method<velocity_mse, 11>("velocity_mse"),
     {nullptr, nullptr, 0, nullptr},
 };
 

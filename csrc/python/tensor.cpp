@@ -14,9 +14,9 @@ struct Torch {
   PyObject *tensor, *parameter;
   PyObject* dtype[kDTypes];
   PyObject* int64;
-  PyObject *is_grad_enabled, *dispatch_modes, *function_transform, *num_threads, *raw_stream;
-  PyObject *s_dtype, *s_shape, *s_is_cpu, *s_is_cuda, *s_requires_grad, *s_is_contiguous, *s_data_ptr, *s_get_device,
-      *s_new_empty;
+  PyObject *empty_like, *is_grad_enabled, *dispatch_modes, *function_transform, *num_threads, *raw_stream;
+  PyObject *s_dtype, *s_shape, *s_is_cpu, *s_is_cuda, *s_requires_grad, *s_is_contiguous, *s_data_ptr,
+      *s_get_device, *s_new_empty;
   PyObject* kw_dtype;
 };
 
@@ -43,7 +43,9 @@ Ref answered(PyObject* result) {
   return Ref(result);
 }
 
-Ref ask(PyObject* object, PyObject* method) { return answered(PyObject_CallMethodNoArgs(object, method)); }
+Ref ask(PyObject* object, PyObject* method) {
+  return answered(PyObject_CallMethodNoArgs(object, method));
+}
 
 bool attribute_is_true(PyObject* object, PyObject* name) {
   return answered(PyObject_GetAttr(object, name)).get() == Py_True;
@@ -95,6 +97,7 @@ void bind_torch(PyObject* names) {
   const char* dtypes[kDTypes] = {"float32", "bfloat16", "float16", "float64", "bool"};
   for (int i = 0; i < kDTypes; ++i) torch.dtype[i] = kept(names, dtypes[i]);
   torch.int64 = kept(names, "int64");
+  torch.empty_like = kept(names, "empty_like");
   torch.is_grad_enabled = kept(names, "is_grad_enabled");
   torch.dispatch_modes = kept(names, "dispatch_modes");
   torch.function_transform = kept(names, "function_transform");
@@ -126,7 +129,8 @@ void Reader::read_rest(Tensor& t) const {
   if (grad_enabled_ && attribute_is_true(t.object, torch.s_requires_grad)) throw NotPlain();
   if (ask(t.object, torch.s_is_contiguous).get() != Py_True) throw NotPlain();
   read_shape(t);
-  // A lone element may be a lazily negated view, which only the dispatcher resolves (longer ones are never contiguous).
+  // A lone element may be a lazily negated view, which only the dispatcher resolves (longer ones are never
+  // contiguous).
   if (caller_ == Caller::user && t.elements() == 1) throw NotPlain();
   t.data = PyLong_AsVoidPtr(ask(t.object, torch.s_data_ptr).get());
   if (t.data == nullptr) throw NotPlain();
@@ -150,11 +154,11 @@ Tensor Reader::read_index(PyObject* object) const {
   return t;
 }
 
-Tensor new_tensor(const Tensor& like, PyObject* shape, DType dtype) {
-  PyObject* arguments[] = {like.object, shape, torch.dtype[static_cast<int>(dtype)]};
-  PyObject* names = dtype == like.dtype ? nullptr : torch.kw_dtype;
+namespace {
+
+Tensor made(PyObject* result, const Tensor& like, DType dtype) {
   Tensor t;
-  t.owner = checked(PyObject_VectorcallMethod(torch.s_new_empty, arguments, 2, names));
+  t.owner = checked(result);
   t.object = t.owner.get();
   t.dtype = dtype;
   t.device = like.device;
@@ -162,9 +166,16 @@ Tensor new_tensor(const Tensor& like, PyObject* shape, DType dtype) {
   return t;
 }
 
+}  // namespace
+
+Tensor new_like(const Tensor& like) {
+  return made(PyObject_CallOneArg(torch.empty_like, like.object), like, like.dtype);
+}
+
 Tensor new_vector(const Tensor& like, int64_t size, DType dtype) {
   const Ref shape = checked(Py_BuildValue("(L)", static_cast<long long>(size)));
-  return new_tensor(like, shape.get(), dtype);
+  PyObject* arguments[] = {like.object, shape.get(), torch.dtype[static_cast<int>(dtype)]};
+  return made(PyObject_VectorcallMethod(torch.s_new_empty, arguments, 2, torch.kw_dtype), like, dtype);
 }
 
 bool same_shape(const Tensor& a, const Tensor& b) {

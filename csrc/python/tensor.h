@@ -1,5 +1,6 @@
-// Torch tensors as the kernels need them: pointer, dtype code, device index, counts. Read through the tensors' Python
-// attributes, so nothing of libtorch is included or linked and one build serves every torch version.
+// Torch tensors as the kernels need them: pointer, dtype code, device index, counts. Read through the
+// tensors' Python attributes, so nothing of libtorch is included or linked and one build serves every torch
+// version.
 #pragma once
 
 #include <Python.h>
@@ -38,12 +39,12 @@ class Ref {
   PyObject* object_;
 };
 
-// Who calls. A user's call is served only when nothing but the kernel is wanted of it (no gradient, no dispatch mode,
-// no function transform); torch's dispatcher has dealt with those already.
+// Who calls. A user's call is served only when nothing but the kernel is wanted of it (no gradient, no
+// dispatch mode, no function transform); torch's dispatcher has dealt with those already.
 enum class Caller { user, dispatcher };
 
-// Thrown for any argument the kernels do not take as it is; the caller then returns None, and Python, which finds the
-// words for a wrong argument or converts it, takes over.
+// Thrown for any argument the kernels do not take as it is; the caller then returns None, and Python, which
+// finds the words for a wrong argument or converts it, takes over.
 struct NotPlain {};
 
 constexpr int kCpu = -1;
@@ -71,7 +72,7 @@ class Reader {
   explicit Reader(Caller caller);  // also where the thread's state asks for more than the kernel, see Caller
 
   Caller caller() const { return caller_; }
-  Tensor read(PyObject* object) const;  // a contiguous, non-empty tensor of plain type
+  Tensor read(PyObject* object) const;        // a contiguous, non-empty tensor of plain type
   Tensor read_index(PyObject* object) const;  // the same, int64; its dtype is left unset
 
  private:
@@ -81,12 +82,12 @@ class Reader {
   bool grad_enabled_ = false;
 };
 
-Tensor new_tensor(const Tensor& like, PyObject* shape, DType dtype);
+Tensor new_like(const Tensor& like);
 Tensor new_vector(const Tensor& like, int64_t size, DType dtype);
 
 bool same_shape(const Tensor& a, const Tensor& b);
 
-int thread_count();                     // torch.get_num_threads()
+int thread_count();                    // torch.get_num_threads()
 uintptr_t current_stream(int device);  // of this thread, on that CUDA device
 
 }  // namespace danceopd::python

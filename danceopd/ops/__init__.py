@@ -1,4 +1,4 @@
-"""The flow's arithmetic, fused: compiled kernels for CPU and CUDA, with `reference` saying the same in plain torch."""
+"""The arithmetic of the flow, fused: kernels for CPU and CUDA; `reference` says the same in plain torch."""
 
 from danceopd.ops import reference
 from danceopd.ops._backend import use

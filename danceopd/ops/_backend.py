@@ -24,10 +24,10 @@ native: bool = _checked(os.environ.get("DANCEOPD_OPS") or "native", "The environ
 
 @contextmanager
 def use(backend: Backend) -> Iterator[None]:
-    """Serve the ops from the extension (`"native"`) or from plain torch (`"reference"`) inside a `with` block.
+    """Serve the ops from the extension (`"native"`) or plain torch (`"reference"`) inside a `with` block.
 
-    The choice holds for the whole process, autograd's threads included, and is undone at the end of the block. The
-    environment variable `DANCEOPD_OPS` sets it from the start.
+    The choice holds for the whole process, autograd's threads included, and is undone at the end of the
+    block. The environment variable `DANCEOPD_OPS` sets it from the start.
 
     Raises:
         ValueError: for any other name.

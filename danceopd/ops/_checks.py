@@ -38,7 +38,7 @@ def like(name: str, tensor: torch.Tensor, ref_name: str, ref: torch.Tensor, same
         raise TypeError(f"{name} has dtype {tensor.dtype} but {ref_name} has {ref.dtype}; pass one dtype.")
     if (tensor.dtype == torch.float64) != (ref.dtype == torch.float64):
         raise TypeError(
-            f"{name} has dtype {tensor.dtype} but {ref_name} has {ref.dtype}; float64 does not mix with others."
+            f"{name} has dtype {tensor.dtype} but {ref_name} has {ref.dtype}; float64 mixes with none."
         )
 
 
@@ -66,7 +66,7 @@ def number_or_each(name: str, value: Number, ref: torch.Tensor, low: float, high
         raise TypeError(f"{name} has dtype {value.dtype}; pass a floating-point tensor.")
     if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != ref.shape[0]):
         raise ValueError(
-            f"{name} has shape {list(value.shape)} but the batch has {ref.shape[0]} samples; pass a float or a tensor [B]."
+            f"{name} has shape {list(value.shape)} but there are {ref.shape[0]} samples; pass a float or [B]."
         )
     constant(name, value)
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -102,7 +102,7 @@ def descending(sigma: Number, sigma_next: Number) -> None:
 
 def fields(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """K tensors of one shape, dtype and device."""
-    if isinstance(values, torch.Tensor) or not isinstance(values, Sequence):
+    if not isinstance(values, (list, tuple)):
         raise TypeError(f"fields is {type(values).__name__}; pass a list of K tensors [B, ...].")
     if not 1 <= len(values) <= MAX_FIELDS:
         raise ValueError(f"fields has {len(values)} tensors; pass 1 to {MAX_FIELDS}.")
@@ -112,7 +112,9 @@ def fields(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return list(values)
 
 
-def weights(values: torch.Tensor | Sequence[float], fields: Sequence[torch.Tensor]) -> torch.Tensor | list[float]:
+def weights(
+    values: torch.Tensor | Sequence[float], fields: Sequence[torch.Tensor]
+) -> torch.Tensor | list[float]:
     """K weights: floats, a tensor [K], or a tensor [B, K]."""
     count, ref = len(fields), fields[0]
     if not isinstance(values, torch.Tensor):
@@ -123,15 +125,19 @@ def weights(values: torch.Tensor | Sequence[float], fields: Sequence[torch.Tenso
         raise TypeError(f"weights has dtype {values.dtype}; pass a floating-point tensor.")
     if tuple(values.shape) not in ((count,), (ref.shape[0], count)):
         raise ValueError(
-            f"weights has shape {list(values.shape)}; pass [{count}] or [{ref.shape[0]}, {count}] for these fields."
+            f"weights has shape {list(values.shape)}; pass [{count}] or [{ref.shape[0]}, {count}]."
         )
-    if values.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(values.isfinite().all()):
+    if (
+        values.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not bool(values.isfinite().all())
+    ):
         raise ValueError("weights contains a value that is not finite; pass finite weights.")
     return values.to(ref.device)
 
 
 def index(values: torch.Tensor, fields: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Which field each sample takes: int64 [B] on the fields' device, in [0, K) as far as the host can see."""
+    """Which field each sample takes: int64 [B] on the fields' device, in [0, K) as far as the host sees."""
     batch = fields[0].shape[0]
     if not isinstance(values, torch.Tensor):
         raise TypeError(f"index is {type(values).__name__}; pass an integer tensor [B].")
@@ -143,7 +149,7 @@ def index(values: torch.Tensor, fields: Sequence[torch.Tensor]) -> torch.Tensor:
         bad = (values < 0) | (values >= len(fields))
         if bool(bad.any()):
             b = int(bad.nonzero()[0, 0])
-            raise IndexError(f"index[{b}] is {int(values[b])} but there are {len(fields)} fields; pass 0 to {len(fields) - 1}.")
+            raise IndexError(f"index[{b}] is {int(values[b])} but there are only {len(fields)} fields.")
     return values.to(fields[0].device, torch.int64).contiguous()
 
 
@@ -158,7 +164,7 @@ def mask(value: torch.Tensor | None, student: torch.Tensor) -> torch.Tensor | No
     lead = student.ndim - value.ndim
     if lead < 0 or any(m not in (1, s) for m, s in zip(value.shape, student.shape[lead:], strict=True)):
         raise ValueError(
-            f"mask has shape {list(value.shape)}, which does not broadcast to the student's {list(student.shape)}."
+            f"mask has shape {list(value.shape)} but student {list(student.shape)}; pass a mask that broadcasts."
         )
     if value.device != student.device:
         raise ValueError(f"mask is on {value.device} but student on {student.device}; move one of them.")

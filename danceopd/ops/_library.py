@@ -1,4 +1,4 @@
-"""The ops as torch knows them, `torch.ops.danceopd.*`: schema, kernels, fake results and autograd of each, together.
+"""The ops as torch knows them, `torch.ops.danceopd.*`: schema, kernels, fake result and autograd, together.
 
 A coefficient travels as a pair: `sigma` is the float, unless `sigma_each` holds one value per sample.
 """
@@ -33,13 +33,15 @@ def _register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any])
 
 
 def _run(call: Callable[..., Any], twin: Callable[[], Any], first: Tensor, *args: object) -> Any:
-    """The native kernel, or the twin for CUDA tensors it has no kernel for: float64, or a device it cannot run on."""
+    """The native kernel; the twin for CUDA tensors without one (float64, or a device it cannot run on)."""
     result = call(True, *args)
     if result is not None:
         return result
     if first.device.type == "cuda" and (first.dtype == torch.float64 or not _native.serves(first.device)):
         return twin()
-    raise TypeError("The operands of a danceopd op must be plain, non-empty tensors of equal shape on one device.")
+    raise TypeError(
+        "The operands of a danceopd op must be plain, non-empty tensors of equal shape on one device."
+    )
 
 
 def _like(tensor: Tensor) -> Tensor:
@@ -47,13 +49,13 @@ def _like(tensor: Tensor) -> Tensor:
 
 
 def _grad(coefficient: Pick, grad: Tensor, out: Tensor | torch.dtype) -> Tensor:
-    """coefficient * grad in the dtype of the maths, rounded to the input's dtype."""
+    """Coefficient * grad in the dtype of the maths, rounded to the input's dtype."""
     wide = grad.to(compute_dtype(grad))
     factor = coefficient.to(wide.dtype) if isinstance(coefficient, Tensor) else coefficient
     return (factor * wide).to(out if isinstance(out, torch.dtype) else out.dtype)
 
 
-# -- guide -------------------------------------------------------------------------------------------------------------
+# -- guide ---------------------------------------------------------------------------------------------------
 
 
 def _guide(uncond: Tensor, cond: Tensor, scale: float, scale_each: Tensor | None) -> Tensor:
@@ -79,7 +81,7 @@ _register(
 torch.library.register_autograd("danceopd::guide", _guide_backward, setup_context=_guide_setup, lib=_LIBRARY)
 
 
-# -- euler_step --------------------------------------------------------------------------------------------------------
+# -- euler_step ----------------------------------------------------------------------------------------------
 
 
 def _euler_step(
@@ -121,8 +123,8 @@ def _euler_step_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 _register(
-    "euler_step(Tensor sample, Tensor velocity, Tensor? uncond, float sigma, Tensor? sigma_each, float sigma_next, "
-    "Tensor? sigma_next_each, float scale, Tensor? scale_each) -> Tensor",
+    "euler_step(Tensor sample, Tensor velocity, Tensor? uncond, float sigma, Tensor? sigma_each, "
+    "float sigma_next, Tensor? sigma_next_each, float scale, Tensor? scale_each) -> Tensor",
     _euler_step,
     lambda sample, *_: _like(sample),
 )
@@ -131,7 +133,7 @@ torch.library.register_autograd(
 )
 
 
-# -- add_noise ---------------------------------------------------------------------------------------------------------
+# -- add_noise -----------------------------------------------------------------------------------------------
 
 
 def _add_noise(clean: Tensor, noise: Tensor, sigma: float, sigma_each: Tensor | None) -> Tensor:
@@ -160,7 +162,7 @@ torch.library.register_autograd(
 )
 
 
-# -- blend -------------------------------------------------------------------------------------------------------------
+# -- blend ---------------------------------------------------------------------------------------------------
 
 
 def _blend(fields: list[Tensor], weights: Tensor | None, numbers: list[float]) -> Tensor:
@@ -198,7 +200,7 @@ _register(
 torch.library.register_autograd("danceopd::blend", _blend_backward, setup_context=_blend_setup, lib=_LIBRARY)
 
 
-# -- route -------------------------------------------------------------------------------------------------------------
+# -- route ---------------------------------------------------------------------------------------------------
 
 
 def _route(fields: list[Tensor], index: Tensor) -> Tensor:
@@ -220,7 +222,7 @@ _register("route(Tensor[] fields, Tensor index) -> Tensor", _route, lambda field
 torch.library.register_autograd("danceopd::route", _route_backward, setup_context=_route_setup, lib=_LIBRARY)
 
 
-# -- velocity_mse ------------------------------------------------------------------------------------------------------
+# -- velocity_mse --------------------------------------------------------------------------------------------
 
 _MSE_ARGUMENTS = (
     "Tensor student, Tensor teacher, Tensor? uncond, float scale, Tensor? scale_each, float weight, "
@@ -237,6 +239,7 @@ def _mse(
     weight: float,
     weight_each: Tensor | None,
     mask: Tensor | None,
+    *,
     grad_scale: float,
     want_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
@@ -255,11 +258,12 @@ def _mse(
 
 
 def _velocity_mse(*args: Any) -> Tensor:
-    return _mse(*args, 1.0, False)[0]
+    loss, _ = _mse(*args, grad_scale=1.0, want_grad=False)
+    return loss
 
 
 def _velocity_mse_with_grad(*args: Any) -> tuple[Tensor, Tensor | None]:
-    return _mse(*args, True)
+    return _mse(*args[:-1], grad_scale=args[-1], want_grad=True)
 
 
 def _fake_loss(student: Tensor, *_: Any) -> Tensor:
@@ -272,9 +276,10 @@ def _velocity_mse_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
 
 
 def _velocity_mse_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """Differences student and teacher again, which needs no memory of its own and rounds the gradient only once."""
+    """Read student and teacher again: that needs no memory of its own and rounds the gradient only once."""
     student, teacher, uncond, scale, weight, mask = ctx.saved_tensors
-    # The kernel's gradient is that of the mean over samples; undo that mean and weigh with the incoming gradient.
+    # The kernel's gradient is that of the mean over samples; undo that mean and weigh with the incoming
+    # gradient.
     w = grad * student.shape[0] * (ctx.weight if weight is None else weight)
     _, to_student = torch.ops.danceopd.velocity_mse_with_grad(
         student, teacher, uncond, ctx.scale, scale, 1.0, w, mask, 1.0
@@ -283,7 +288,9 @@ def _velocity_mse_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _once(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-    raise RuntimeError("velocity_mse is differentiable once; use danceopd.ops.reference for second derivatives.")
+    raise RuntimeError(
+        "velocity_mse is differentiable once; use danceopd.ops.reference for second derivatives."
+    )
 
 
 _register(f"velocity_mse({_MSE_ARGUMENTS}) -> Tensor", _velocity_mse, _fake_loss)

@@ -8,10 +8,11 @@ import torch
 
 
 def lay_out(mask: torch.Tensor | None, student: torch.Tensor) -> tuple[torch.Tensor | None, int, int, int]:
-    """(mask, batch_stride, inner, period): element i of sample b sees mask[b * batch_stride + (i // inner) % period].
+    """Return (mask, batch_stride, inner, period) such that element i of sample b is under
+    mask[b * batch_stride + (i // inner) % period].
 
-    That form covers masks whose own dimensions are neighbours: [B, 1, H, W] and [H, W] over channels, [B, L, 1] over
-    features, [B, 1, 1]. Others, such as [B, C, 1, W], are expanded first.
+    That form covers masks whose own dimensions are neighbours: [B, 1, H, W] and [H, W] over channels, [B, L,
+    1] over features, [B, 1, 1]. Others, such as [B, C, 1, W], are expanded first.
     """
     if mask is None:
         return None, 0, 1, 1

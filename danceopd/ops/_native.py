@@ -1,8 +1,9 @@
 """The one place that imports the compiled extension `_danceopd`.
 
-The extension knows nothing of libtorch; it reads tensors through the objects bound here. Its calls take first whether
-torch's dispatcher calls (True) or a user (False), and return None where they do not take the arguments as they are:
-wrong ones, ones to be converted, or a call that wants more than the kernel (a gradient, a dispatch mode).
+The extension knows nothing of libtorch; it reads tensors through the objects bound here. Its calls take first
+whether torch's dispatcher calls (True) or a user (False), and return None where they do not take the
+arguments as they are: wrong ones, ones to be converted, or a call that wants more than the kernel (a
+gradient, a dispatch mode).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ _danceopd.bind_torch(
         "float64": torch.float64,
         "bool": torch.bool,
         "int64": torch.int64,
+        "empty_like": torch.empty_like,
         "is_grad_enabled": torch.is_grad_enabled,
         "get_num_threads": torch.get_num_threads,
         # torch's private calls, all of them here. There is no public way to ask for these.
@@ -73,5 +75,5 @@ def serves(device: torch.device) -> bool:
 
 
 def set_cpu_isa(name: str) -> None:
-    """Make the CPU kernels use another instruction set of `build_info()["cpu_isas"]`; for tests and benchmarks."""
+    """Make the CPU kernels use another of `build_info()["cpu_isas"]`; for tests and benchmarks."""
     _danceopd.set_cpu_isa(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 
@@ -18,21 +17,22 @@ def blend(fields: Sequence[torch.Tensor], weights: torch.Tensor | Sequence[float
         weights: K floats, a tensor [K], or [B, K] for weights per sample.
 
     Returns:
-        A contiguous tensor of the fields' dtype, summed in float32 (float64 for float64) in the order of the fields.
-        Differentiable with respect to the fields and to weights given as a tensor.
+        A contiguous tensor of the fields' dtype, summed in float32 (float64 for float64) in the order of the
+        fields. Differentiable with respect to the fields and to weights given as a tensor.
 
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
     if _backend.native and not torch.compiler.is_compiling():
-        fast = _native.blend(False, fields, weights)
+        fast: torch.Tensor | None = _native.blend(False, fields, weights)
         if fast is not None:
-            return cast(torch.Tensor, fast)
+            return fast
     checked = _checks.fields(fields)
     if not _backend.takes_native(*checked):
         return reference.blend(fields, weights)
     arguments = _library.blend_arguments(_checks.weights(weights, checked))
-    return cast(torch.Tensor, torch.ops.danceopd.blend(checked, *arguments))
+    result: torch.Tensor = torch.ops.danceopd.blend(checked, *arguments)
+    return result
 
 
 def route(fields: Sequence[torch.Tensor], index: torch.Tensor) -> torch.Tensor:
@@ -40,8 +40,8 @@ def route(fields: Sequence[torch.Tensor], index: torch.Tensor) -> torch.Tensor:
 
     Args:
         fields: K velocities [B, ...] of one shape, dtype and device, 1 <= K <= 32.
-        index: integers [B] in [0, K). On a CUDA device they are not looked at by the host: a sample whose index is out
-            of range is filled with NaN.
+        index: integers [B] in [0, K). On a CUDA device they are not looked at by the host: a sample whose
+            index is out of range is filled with NaN.
 
     Returns:
         A contiguous tensor of the fields' dtype. Differentiable with respect to the fields.
@@ -51,10 +51,11 @@ def route(fields: Sequence[torch.Tensor], index: torch.Tensor) -> torch.Tensor:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
     if _backend.native and not torch.compiler.is_compiling():
-        fast = _native.route(False, fields, index)
+        fast: torch.Tensor | None = _native.route(False, fields, index)
         if fast is not None:
-            return cast(torch.Tensor, fast)
+            return fast
     checked = _checks.fields(fields)
     if not _backend.takes_native(*checked):
         return reference.route(fields, index)
-    return cast(torch.Tensor, torch.ops.danceopd.route(checked, _checks.index(index, checked)))
+    result: torch.Tensor = torch.ops.danceopd.route(checked, _checks.index(index, checked))
+    return result

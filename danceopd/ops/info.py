@@ -133,5 +133,7 @@ def self_test() -> list[SelfTest]:
                     error = (run(_Native).cpu().double() - truth).abs().max()
                 plain = (run(reference).cpu().double() - truth).abs().max()
                 allowed = 2.0 * float(plain) + 1e-7
-                results.append(SelfTest(op, str(device), str(dtype).removeprefix("torch."), float(error), allowed))
+                results.append(
+                    SelfTest(op, str(device), str(dtype).removeprefix("torch."), float(error), allowed)
+                )
     return results

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 
 from danceopd.ops import _backend, _checks, _library, _native, reference  # noqa: F401  (_library registers the ops)
@@ -22,37 +20,39 @@ def velocity_mse(
 ) -> torch.Tensor:
     """The mean over all elements of `weight * mask * (student - target)^2`.
 
-    The target is the teacher, or `guide(uncond, teacher, guidance_scale)` when `uncond` is given. The mean divides by the
-    number of all elements, masked ones included. NaN anywhere, masked or not, makes the loss NaN.
+    The target is the teacher, or `guide(uncond, teacher, guidance_scale)` when `uncond` is given. The mean
+    divides by the number of all elements, masked ones included. NaN anywhere, masked or not, makes the loss
+    NaN.
 
     Args:
         student: velocities [B, ...].
-        teacher: same shape and device, any dtype but float64 (float64 goes with float64). It is a constant: a teacher
-            that requires grad is refused, as it means that somebody forgot `torch.no_grad()`.
+        teacher: same shape and device, any dtype but float64 (float64 goes with float64). It is a constant: a
+            teacher that requires grad is refused, as it means that somebody forgot `torch.no_grad()`.
         uncond: the teacher's velocity without the condition, a constant too.
         guidance_scale: a float or [B]; counts only with `uncond`.
         weight: a float, or [B] for one per sample; 1 when not given.
         mask: bool or floating point, broadcastable to the student; 1 when not given.
 
     Returns:
-        A scalar in float32 (float64 for float64), differentiable (once) with respect to the student. The same bits
-        whatever the number of threads; exactly 0 where student and target are equal.
+        A scalar in float32 (float64 for float64), differentiable (once) with respect to the student. The same
+        bits whatever the number of threads; exactly 0 where student and target are equal.
 
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
     if _backend.native and mask is None and not torch.compiler.is_compiling():
-        fast = _native.velocity_mse(
+        fast: tuple[torch.Tensor, torch.Tensor] | None = _native.velocity_mse(
             False, student, teacher, uncond, guidance_scale, weight, None, 0, 1, 1, 1.0, None
         )
         if fast is not None:
-            return cast(torch.Tensor, fast[0].mean())
+            return fast[0].mean()
     if not _backend.takes_native(student, teacher, uncond, mask):
         return reference.velocity_mse(
             student, teacher, uncond=uncond, guidance_scale=guidance_scale, weight=weight, mask=mask
         )
     arguments = _arguments(student, teacher, uncond, guidance_scale, weight, mask)
-    return cast(torch.Tensor, torch.ops.danceopd.velocity_mse(*arguments).mean())
+    result: torch.Tensor = torch.ops.danceopd.velocity_mse(*arguments).mean()
+    return result
 
 
 def velocity_mse_with_grad(
@@ -67,8 +67,8 @@ def velocity_mse_with_grad(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`velocity_mse` per sample and its gradient with respect to the student, in one pass over memory.
 
-    For a training loop: `student.backward(gradient)` continues into the model, and the loss per sample is what a log by
-    route needs.
+    For a training loop: `student.backward(gradient)` continues into the model, and the loss per sample is
+    what a log by route needs.
 
     Args:
         student: velocities [B, ...]; may require grad, the results never do.
@@ -77,8 +77,8 @@ def velocity_mse_with_grad(
         guidance_scale: as in `velocity_mse`.
         weight: as in `velocity_mse`.
         mask: as in `velocity_mse`.
-        grad_scale: multiplies the gradient, not the loss, before it is rounded to the student's dtype: 1 / steps under
-            gradient accumulation, the loss scale under fp16.
+        grad_scale: multiplies the gradient, not the loss, before it is rounded to the student's dtype: 1 /
+            steps under gradient accumulation, the loss scale under fp16.
 
     Returns:
         The loss of each sample, [B] in float32 (float64 for float64), whose mean is `velocity_mse`; and
@@ -90,11 +90,11 @@ def velocity_mse_with_grad(
     if isinstance(student, torch.Tensor) and student.requires_grad:
         student = student.detach()
     if _backend.native and mask is None and not torch.compiler.is_compiling():
-        fast = _native.velocity_mse(
+        fast: tuple[torch.Tensor, torch.Tensor] | None = _native.velocity_mse(
             False, student, teacher, uncond, guidance_scale, weight, None, 0, 1, 1, grad_scale, True
         )
         if fast is not None:
-            return cast(tuple[torch.Tensor, torch.Tensor], fast)
+            return fast
     if not _backend.takes_native(student, teacher, uncond, mask):
         return reference.velocity_mse_with_grad(
             student,

@@ -1,6 +1,7 @@
 """The ops in plain torch: the readable definition, and what serves subclasses and devices without kernels.
 
-Same names, arguments and errors as `danceopd.ops`. Computed in float32 (float64 for float64), differentiable by torch.
+Same names, arguments and errors as `danceopd.ops`. Computed in float32 (float64 for float64), differentiable
+by torch.
 """
 
 from __future__ import annotations

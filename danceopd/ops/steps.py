@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 
 from danceopd.ops import _backend, _checks, _library, _native, reference  # noqa: F401  (_library registers the ops)
@@ -20,21 +18,22 @@ def guide(uncond: torch.Tensor, cond: torch.Tensor, scale: Number) -> torch.Tens
         scale: 1 returns `cond` up to rounding, 0 returns `uncond`; a float, or [B] for one per sample.
 
     Returns:
-        A contiguous tensor of the fields' dtype, computed in float32 (float64 for float64). Differentiable with respect
-        to both fields.
+        A contiguous tensor of the fields' dtype, computed in float32 (float64 for float64). Differentiable
+        with respect to both fields.
 
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
     if _backend.native and not torch.compiler.is_compiling():
-        fast = _native.guide(False, uncond, cond, scale)
+        fast: torch.Tensor | None = _native.guide(False, uncond, cond, scale)
         if fast is not None:
-            return cast(torch.Tensor, fast)
+            return fast
     if not _backend.takes_native(uncond, cond):
         return reference.guide(uncond, cond, scale)
     _checks.first("uncond", uncond)
     _checks.like("cond", cond, "uncond", uncond, same_dtype=True)
-    return cast(torch.Tensor, torch.ops.danceopd.guide(uncond, cond, *_checks.finite("scale", scale, uncond)))
+    result: torch.Tensor = torch.ops.danceopd.guide(uncond, cond, *_checks.finite("scale", scale, uncond))
+    return result
 
 
 def euler_step(
@@ -52,23 +51,25 @@ def euler_step(
         sample: the state, [B, ...]; float32 is best kept across a rollout, also when the model is bf16.
         velocity: v at the state; same shape and device, any dtype but float64 (float64 goes with float64).
         sigma: noise level of the state in [0, 1]; a float, or [B] for one per sample.
-        sigma_next: noise level to reach, at most `sigma`; equal levels leave the state as it is. The order is checked
-            wherever the host knows the values, not for CUDA tensors.
-        uncond: velocity without the condition. When given, v is `guide(uncond, velocity, guidance_scale)`, in the
-            same pass.
+        sigma_next: noise level to reach, at most `sigma`; equal levels leave the state as it is. The order is
+            checked wherever the host knows the values, not for CUDA tensors.
+        uncond: velocity without the condition. When given, v is `guide(uncond, velocity, guidance_scale)`, in
+            the same pass.
         guidance_scale: a float or [B]; counts only with `uncond`.
 
     Returns:
-        The next state, contiguous, in the sample's dtype, computed in float32 (float64 for float64). Differentiable
-        with respect to sample, velocity and uncond.
+        The next state, contiguous, in the sample's dtype, computed in float32 (float64 for float64).
+        Differentiable with respect to sample, velocity and uncond.
 
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
     if _backend.native and not torch.compiler.is_compiling():
-        fast = _native.euler_step(False, sample, velocity, sigma, sigma_next, uncond, guidance_scale)
+        fast: torch.Tensor | None = _native.euler_step(
+            False, sample, velocity, sigma, sigma_next, uncond, guidance_scale
+        )
         if fast is not None:
-            return cast(torch.Tensor, fast)
+            return fast
     if not _backend.takes_native(sample, velocity, uncond):
         return reference.euler_step(
             sample, velocity, sigma, sigma_next, uncond=uncond, guidance_scale=guidance_scale
@@ -80,7 +81,8 @@ def euler_step(
     now, then = _checks.sigma("sigma", sigma, sample), _checks.sigma("sigma_next", sigma_next, sample)
     _checks.descending(sigma, sigma_next)
     scale = _checks.finite("guidance_scale", guidance_scale, sample)
-    return cast(torch.Tensor, torch.ops.danceopd.euler_step(sample, velocity, uncond, *now, *then, *scale))
+    result: torch.Tensor = torch.ops.danceopd.euler_step(sample, velocity, uncond, *now, *then, *scale)
+    return result
 
 
 def add_noise(clean: torch.Tensor, noise: torch.Tensor, sigma: Number) -> torch.Tensor:
@@ -99,11 +101,12 @@ def add_noise(clean: torch.Tensor, noise: torch.Tensor, sigma: Number) -> torch.
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
     if _backend.native and not torch.compiler.is_compiling():
-        fast = _native.add_noise(False, clean, noise, sigma)
+        fast: torch.Tensor | None = _native.add_noise(False, clean, noise, sigma)
         if fast is not None:
-            return cast(torch.Tensor, fast)
+            return fast
     if not _backend.takes_native(clean, noise):
         return reference.add_noise(clean, noise, sigma)
     _checks.first("clean", clean)
     _checks.like("noise", noise, "clean", clean)
-    return cast(torch.Tensor, torch.ops.danceopd.add_noise(clean, noise, *_checks.sigma("sigma", sigma, clean)))
+    result: torch.Tensor = torch.ops.danceopd.add_noise(clean, noise, *_checks.sigma("sigma", sigma, clean))
+    return result
