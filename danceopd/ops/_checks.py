@@ -118,6 +118,8 @@ def weights(
     """K weights: floats, a tensor [K], or a tensor [B, K]."""
     count, ref = len(fields), fields[0]
     if not isinstance(values, torch.Tensor):
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(f"weights is {type(values).__name__}; pass a list of floats or a tensor.")
         if len(values) != count:
             raise ValueError(f"weights has {len(values)} entries but fields has {count}; pass one per field.")
         return [number_or_each(f"weights[{k}]", float(w), ref, -HUGE, HUGE)[0] for k, w in enumerate(values)]
@@ -164,7 +166,7 @@ def mask(value: torch.Tensor | None, student: torch.Tensor) -> torch.Tensor | No
     lead = student.ndim - value.ndim
     if lead < 0 or any(m not in (1, s) for m, s in zip(value.shape, student.shape[lead:], strict=True)):
         raise ValueError(
-            f"mask has shape {list(value.shape)} but student {list(student.shape)}; pass a mask that broadcasts."
+            f"mask has shape {list(value.shape)} but student {list(student.shape)}; it has to broadcast."
         )
     if value.device != student.device:
         raise ValueError(f"mask is on {value.device} but student on {student.device}; move one of them.")

@@ -165,9 +165,9 @@ torch.library.register_autograd(
 # -- blend ---------------------------------------------------------------------------------------------------
 
 
-def _blend(fields: list[Tensor], weights: Tensor | None, numbers: list[float]) -> Tensor:
+def _blend(fields: list[Tensor], weights: Tensor | None, numbers: list[float] | None) -> Tensor:
     fields = [field.contiguous() for field in fields]
-    w = list(numbers) if weights is None else weights.contiguous()
+    w = list(numbers or ()) if weights is None else weights.contiguous()
     return _run(_native.blend, lambda: reference.blend(fields, w), fields[0], fields, w)
 
 
@@ -193,7 +193,7 @@ def _blend_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 _register(
-    "blend(Tensor[] fields, Tensor? weights, float[] numbers) -> Tensor",
+    "blend(Tensor[] fields, Tensor? weights, float[]? numbers) -> Tensor",
     _blend,
     lambda fields, weights, numbers: _like(fields[0]),
 )
@@ -305,6 +305,6 @@ torch.library.register_autograd(
 torch.library.register_autograd("danceopd::velocity_mse_with_grad", _once, lib=_LIBRARY)
 
 
-def blend_arguments(weights: Tensor | Sequence[float]) -> tuple[Tensor | None, list[float]]:
+def blend_arguments(weights: Tensor | Sequence[float]) -> tuple[Tensor | None, list[float] | None]:
     """Checked weights as the op takes them."""
-    return (weights, []) if isinstance(weights, Tensor) else (None, list(weights))
+    return (weights, None) if isinstance(weights, Tensor) else (None, list(weights))

@@ -1,0 +1,101 @@
+"""Wrong arguments: one sentence that names the argument, from the native ops and from the reference alike."""
+
+# ruff: noqa: E501  (a case is one line of a table)
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from danceopd import ops
+
+x, v = torch.randn(2, 3), torch.randn(2, 3)
+sigma = torch.tensor([0.5, 0.4])
+
+WRONG: list[tuple[type[Exception], str, Callable[[Any], object]]] = [
+    (ValueError, r"^velocity has shape \[2, 4\] but sample has \[2, 3\]", lambda m: m.euler_step(x, torch.ones(2, 4), 1, 0)),
+    (ValueError, r"^cond has shape \[1, 3\] but uncond has \[2, 3\]", lambda m: m.guide(x, v[:1], 2.0)),
+    (ValueError, r"^uncond has shape \[3\]", lambda m: m.euler_step(x, v, 1, 0, uncond=v[0], guidance_scale=2.0)),
+    (ValueError, r"^clean has shape \[0, 3\]; pass a non-empty", lambda m: m.add_noise(x[:0], v[:0], 0.5)),
+    (ValueError, r"^clean has shape \[\]; pass a non-empty", lambda m: m.add_noise(x[0, 0], v[0, 0], 0.5)),
+    (ValueError, r"^noise is on meta but clean on cpu", lambda m: m.add_noise(x, v.to("meta"), 0.5)),
+    (TypeError, r"^noise is list; pass a torch.Tensor", lambda m: m.add_noise(x, [1.0], 0.5)),
+    (TypeError, r"^sample is ndarray; pass a torch.Tensor", lambda m: m.euler_step(x.numpy(), v, 1, 0)),
+    (TypeError, r"^sample has dtype torch.int64; pass float32", lambda m: m.euler_step(x.long(), v, 1, 0)),
+    (TypeError, r"^uncond has dtype torch.complex64", lambda m: m.guide(x.cfloat(), v.cfloat(), 1.0)),
+    (TypeError, r"^cond has dtype torch.float16 but uncond has torch.float32", lambda m: m.guide(x, v.half(), 1.0)),
+    (TypeError, r"^velocity has dtype torch.float64 but sample has torch.float32", lambda m: m.euler_step(x, v.double(), 1, 0)),
+    (ValueError, r"^sigma is nan; pass a finite value in \[0, 1\]", lambda m: m.euler_step(x, v, math.nan, 0)),
+    (ValueError, r"^sigma_next is -0.1; pass a finite value in \[0, 1\]", lambda m: m.euler_step(x, v, 0.5, -0.1)),
+    (ValueError, r"^sigma is 750.0; pass a finite value in \[0, 1\]", lambda m: m.add_noise(x, v, 750)),
+    (ValueError, r"^sigma contains 1.5; pass finite values in", lambda m: m.add_noise(x, v, torch.tensor([0.5, 1.5]))),
+    (ValueError, r"^sigma has shape \[3\] but there are 2 samples", lambda m: m.add_noise(x, v, torch.ones(3))),
+    (ValueError, r"^sigma has shape \[2, 1\]", lambda m: m.add_noise(x, v, sigma[:, None])),
+    (TypeError, r"^sigma has dtype torch.int64", lambda m: m.add_noise(x, v, torch.tensor([0, 1]))),
+    (TypeError, r"^sigma is str; pass a float", lambda m: m.add_noise(x, v, "high")),
+    (TypeError, r"^sigma is NoneType; pass a float", lambda m: m.euler_step(x, v, None, 0.5)),
+    (ValueError, r"^sigma requires grad", lambda m: m.add_noise(x, v, sigma.clone().requires_grad_())),
+    (ValueError, r"^sigma_next is 0.6 but sigma is 0.5; pass sigma_next <= sigma", lambda m: m.euler_step(x, v, 0.5, 0.6)),
+    (ValueError, r"^sigma_next exceeds sigma for sample 1", lambda m: m.euler_step(x, v, sigma, 0.45)),
+    (ValueError, r"^sigma_next exceeds sigma for sample 0", lambda m: m.euler_step(x, v, 0.3, sigma)),
+    (ValueError, r"^scale is inf; pass a finite value", lambda m: m.guide(x, v, math.inf)),
+    (ValueError, r"^guidance_scale contains nan", lambda m: m.velocity_mse(x, v, uncond=v, guidance_scale=sigma * math.nan)),
+    (TypeError, r"^fields is Tensor; pass a list", lambda m: m.blend(x, [1.0])),
+    (ValueError, r"^fields has 0 tensors; pass 1 to 32", lambda m: m.blend([], [])),
+    (ValueError, r"^fields has 33 tensors; pass 1 to 32", lambda m: m.blend([x] * 33, [1.0] * 33)),
+    (ValueError, r"^fields\[1\] has shape \[1, 3\]", lambda m: m.blend([x, v[:1]], [0.5, 0.5])),
+    (TypeError, r"^fields\[1\] has dtype torch.bfloat16", lambda m: m.route([x, v.bfloat16()], torch.tensor([0, 1]))),
+    (ValueError, r"^weights has 1 entries but fields has 2", lambda m: m.blend([x, v], [1.0])),
+    (ValueError, r"^weights has shape \[3\]; pass \[2\] or \[2, 2\]", lambda m: m.blend([x, v], torch.ones(3))),
+    (ValueError, r"^weights\[1\] is nan; pass a finite", lambda m: m.blend([x, v], [1.0, math.nan])),
+    (ValueError, r"^weights contains a value that is not finite", lambda m: m.blend([x, v], torch.tensor([1.0, math.inf]))),
+    (TypeError, r"^weights has dtype torch.int64", lambda m: m.blend([x, v], torch.tensor([1, 0]))),
+    (TypeError, r"^weights is float; pass", lambda m: m.blend([x, v], 0.5)),
+    (IndexError, r"^index\[1\] is 2 but there are only 2 fields", lambda m: m.route([x, v], torch.tensor([0, 2]))),
+    (IndexError, r"^index\[0\] is -1", lambda m: m.route([x, v], torch.tensor([-1, 0]))),
+    (ValueError, r"^index has shape \[3\] but the batch has 2 samples", lambda m: m.route([x, v], torch.tensor([0, 1, 0]))),
+    (TypeError, r"^index has dtype torch.float32", lambda m: m.route([x, v], torch.tensor([0.0, 1.0]))),
+    (TypeError, r"^index is list", lambda m: m.route([x, v], [0, 1])),
+    (ValueError, r"^teacher has shape \[2, 2\]", lambda m: m.velocity_mse(x, v[:, :2])),
+    (ValueError, r"^teacher requires grad, but no gradient flows to it; pass teacher.detach", lambda m: m.velocity_mse(x, v.clone().requires_grad_())),
+    (ValueError, r"^uncond requires grad", lambda m: m.velocity_mse(x, v, uncond=v.clone().requires_grad_())),
+    (ValueError, r"^weight has shape \[3\]", lambda m: m.velocity_mse(x, v, weight=torch.ones(3))),
+    (ValueError, r"^mask has shape \[2, 2\] but student \[2, 3\]", lambda m: m.velocity_mse(x, v, mask=torch.ones(2, 2))),
+    (ValueError, r"^mask has shape \[1, 2, 3\] but student", lambda m: m.velocity_mse(x, v, mask=torch.ones(1, 2, 3))),
+    (TypeError, r"^mask has dtype torch.int64", lambda m: m.velocity_mse(x, v, mask=torch.ones(2, 3).long())),
+    (ValueError, r"^grad_scale is nan", lambda m: m.velocity_mse_with_grad(x, v, grad_scale=math.nan)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [ops, ops.reference], ids=["native", "reference"])
+@pytest.mark.parametrize(("error", "message", "run"), WRONG, ids=[m for _, m, _ in WRONG])
+def test_one_sentence(
+    module: Any, error: type[Exception], message: str, run: Callable[[Any], object]
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        run(module)
+    text = str(caught.value)
+    assert text.endswith(".") and "\n" not in text and text.count(". ") == 0
+
+
+def test_odd_tensors_do_not_crash() -> None:
+    sparse = torch.eye(3).to_sparse()
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        ops.guide(sparse, sparse, 2.0)
+    expanded = torch.randn(2, 1).expand(2, 3)
+    assert torch.equal(ops.guide(expanded, expanded.clone(), 1.0), expanded)
+    resized = torch.randn(2, 3)
+    resized.untyped_storage().resize_(0)
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        ops.guide(resized, resized, 2.0)
+
+
+def test_unknown_backend() -> None:
+    with (
+        pytest.raises(ValueError, match="backend is 'fast'; set it to 'native' or 'reference'"),
+        ops.use("fast"),
+    ):  # type: ignore[arg-type]
+        pass
