@@ -91,14 +91,11 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         OSError: the file cannot be written.
     """
     part = path.with_name(path.name + ".part")
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            part,
-            metadata=dict(metadata),
-        )
+        save_file(whole, part, metadata=dict(metadata))
         os.replace(part, path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         part.unlink(missing_ok=True)
         raise OSError(f"{path} cannot be written ({error}); free space or choose another folder.") from error
     return path

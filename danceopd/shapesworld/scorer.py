@@ -76,7 +76,7 @@ def read(images: Tensor) -> list[Scene | None]:
         raise ValueError(
             f"images has shape {tuple(images.shape)}, but must be [B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}]."
         )
-    pixels = (images.detach().to("cpu", torch.float32).clamp(-1, 1) + 1) / 2
+    pixels = (images.detach().to("cpu", torch.float32) + 1) / 2
     scenes: list[Scene | None] = []
     for part in pixels.split(64):
         scenes.extend(_read(part))
@@ -86,9 +86,9 @@ def read(images: Tensor) -> list[Scene | None]:
 def _read(pixels: Tensor) -> list[Scene | None]:
     batch = len(pixels)
     finite = pixels.isfinite().flatten(1).all(1)
-    pixels = pixels.nan_to_num()
+    pixels = pixels.nan_to_num().clamp(0, 1)
 
-    # A cell's four corner pixels are background whatever the cell holds.
+    # A cell's four corner pixels are background, or nearly so, whatever the cell holds.
     edge = [0, CELL_SIZE - 1, CELL_SIZE, IMAGE_SIZE - 1]
     gaps = pixels[:, :, edge][:, :, :, edge].flatten(2)
     palette = torch.from_numpy(background_palette()).flatten(0, 1)
