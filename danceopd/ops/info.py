@@ -22,7 +22,7 @@ class BuildInfo:
         cpu_isa: instruction set in use; `DANCEOPD_CPU_ISA` can force a lower one.
         cpu_isas: those this CPU and build offer, lowest first.
         cuda_built: whether the extension has CUDA kernels.
-        cuda_archs: the architectures they are built for; the last one also as PTX for newer devices.
+        cuda_archs: what they are built for, e.g. "sm_90"; "compute_120" is PTX, which newer devices compile.
         cuda_runtime: version of the linked CUDA runtime, e.g. "13.0"; empty in a CPU build.
         cuda_driver: newest runtime the driver serves; empty without a driver.
         cuda_devices: names and compute capabilities.
@@ -70,6 +70,12 @@ def _cuda_version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}" if number else ""
 
 
+def _arch(name: str) -> str:
+    """CMake's "90-real" and "120-virtual" as nvcc says it: sm_90 is machine code, compute_120 is PTX."""
+    number, kind = name.split("-")
+    return f"sm_{number}" if kind == "real" else f"compute_{number}"
+
+
 def build_info() -> BuildInfo:
     """What the extension was built with and what it found on this machine."""
     raw: dict[str, Any] = _native.build_info()
@@ -80,7 +86,7 @@ def build_info() -> BuildInfo:
         cpu_isa=raw["cpu_isa"],
         cpu_isas=tuple(raw["cpu_isas"]),
         cuda_built=raw["cuda_built"],
-        cuda_archs=tuple(arch for arch in raw["cuda_archs"].split(",") if arch),
+        cuda_archs=tuple(_arch(name) for name in raw["cuda_archs"].split(",") if name),
         cuda_runtime=_cuda_version(raw["cuda_runtime"]),
         cuda_driver=_cuda_version(raw["cuda_driver"]),
         cuda_devices=tuple(raw["cuda_devices"]),
