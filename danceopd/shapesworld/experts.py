@@ -2,7 +2,8 @@
 
 A weights file is safetensors: the tensors of a whole model under their own names, or those of a LoRA under
 the names that diffusers gives them (see `lora`). Its metadata says which (`kind`: "full" or "lora") and, of a
-LoRA, the weights it belongs on (`base`).
+LoRA, the weights it belongs on (`base`: a shipped expert's name, or a path that starts at the file's own
+folder).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 FOLDER = Path(__file__).with_name("experts")
@@ -93,9 +94,10 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     part = path.with_name(path.name + ".part")
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(whole, part, metadata=dict(metadata))
+        # Written by Python and not by safetensors, which would hide the file from other users.
+        part.write_bytes(save(whole, metadata=dict(metadata)))
         os.replace(part, path)
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
         part.unlink(missing_ok=True)
         raise OSError(f"{path} cannot be written ({error}); free space or choose another folder.") from error
     return path

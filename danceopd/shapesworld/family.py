@@ -13,7 +13,7 @@ from danceopd.families.base import Example, Student
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.training.config import StudentConfig, Teacher
 
-from .experts import STUDENT_FILE, Weights, find_weights, portable_name, read_weights, write_weights
+from .experts import EXPERTS, STUDENT_FILE, Weights, find_weights, portable_name, read_weights, write_weights
 from .lora import add_lora, file_name, linear_layers, load_lora, lora_metadata, merge_lora, read_lora
 from .model import ShapesCondition, build_model, predict
 from .render import from_pixels, render, to_pixels
@@ -205,4 +205,5 @@ def _base_of(lora: Weights) -> str:
         raise ValueError(
             f"{lora.path} does not say which weights it is for; name them as checkpoint and the file as lora."
         )
-    return lora.metadata["base"]
+    base = lora.metadata["base"]
+    return base if base in EXPERTS else str(lora.path.parent / base)

@@ -167,11 +167,13 @@ def _factor_names(layer: str) -> tuple[str, str]:
 def _read_alpha(weights: Weights, rank: int) -> float:
     try:
         about = json.loads(weights.metadata.get(ABOUT, "{}"))
-        if any(about.get(f"{PREFIX}{key}") for key in ("alpha_pattern", "rank_pattern", "use_rslora")):
-            raise _unfit(weights, "its strength differs from layer to layer")
-        return float(about.get(f"{PREFIX}lora_alpha", rank))
-    except (AttributeError, TypeError, json.JSONDecodeError) as error:
+        uneven = any(about.get(PREFIX + key) for key in ("alpha_pattern", "rank_pattern", "use_rslora"))
+        alpha = float(about.get(f"{PREFIX}lora_alpha", rank))
+    except (AttributeError, TypeError, ValueError) as error:
         raise _unfit(weights, f"its {ABOUT} cannot be read") from error
+    if uneven:
+        raise _unfit(weights, "its strength is not alpha / rank in every layer")
+    return alpha
 
 
 def _unfit(weights: Weights, reason: str) -> ValueError:

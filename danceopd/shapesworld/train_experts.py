@@ -1,9 +1,9 @@
 """Make the shipped experts: `python -m danceopd.shapesworld.train_experts [NAME ...] --out FOLDER`.
 
 Plain conditional flow matching on rendered scenes, on one CPU thread. The base learns text-to-image; the edit
-experts start from the base and learn only their own ground, which is what makes them forget the others. Every
-row, noise level and noise tensor follows from (seed, expert, update), so a run that is stopped goes on where
-it was, to the same bits.
+experts are LoRAs on it that learn only their own ground, which is what makes them forget the others. Every
+row, noise level and noise tensor follows from seed and update, so a run that is stopped goes on where it was,
+to the same bits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .experts import read_weights, write_weights
+from .experts import write_weights
+from .family import ShapesWorldFamily
 from .lora import add_lora, file_name, linear_layers, lora_metadata
 from .model import ShapesCondition, build_model, predict
 from .render import render
@@ -81,13 +82,11 @@ def learning_rate(recipe: Recipe, update: int) -> float:
     return recipe.learning_rate * min(1.0, (update + 1) / recipe.warmup, (recipe.updates - update) / fall)
 
 
-def flow_matching_loss(
-    model: nn.Module, recipe: Recipe, rows: TaskSet, name: str, seed: int, update: int
-) -> Tensor:
-    """The loss of one update: mean squared error between predicted and true velocity eps - x0."""
-    stream = torch.Generator().manual_seed((seed << 40) ^ (sorted(RECIPES).index(name) << 32) ^ update)
-    first = update * recipe.batch_size
-    tasks = [rows[first + slot] for slot in range(recipe.batch_size)]
+def flow_matching_loss(model: nn.Module, recipe: Recipe, rows: TaskSet, place: int) -> Tensor:
+    """Mean squared error between predicted and true velocity eps - x0, on what is drawn at a place."""
+    stream = torch.Generator().manual_seed(place)
+    first = place * recipe.batch_size
+    tasks = [rows[(first + slot) % len(rows)] for slot in range(recipe.batch_size)]
     dropped = torch.rand(len(tasks), generator=stream) < recipe.drop_prompt
     prompts = ["" if drop else task.prompt for task, drop in zip(tasks, dropped.tolist(), strict=True)]
     scenes = [task.source for task in tasks if task.source is not None]
@@ -102,14 +101,18 @@ def flow_matching_loss(
     return nn.functional.mse_loss(velocity, noise - clean)
 
 
+# A seed's draws are those that seed 0 would come to after this many updates.
+_SEED_STRIDE = 1_000_000
+
+
 class ExpertRun:
     """One expert in the making: its weights, their running mean, AdamW, and how far it is.
 
     Args:
-        name: of the expert; it decides which random numbers are drawn.
+        name: of the expert, and of its files.
         recipe: how it is made.
         folder: holds the expert that `recipe.init` names, and gets this one.
-        seed: of the initial weights and of everything drawn.
+        seed: of the initial weights and of everything drawn, 0..999.
 
     Raises:
         ValueError: the expert to start from is not in `folder`, or what is there cannot be continued.
@@ -117,11 +120,9 @@ class ExpertRun:
 
     def __init__(self, name: str, recipe: Recipe, folder: Path, *, seed: int = 0) -> None:
         self.name, self.recipe, self.folder, self.seed = name, recipe, folder, seed
-        self.model = build_model(seed)
-        if recipe.init is not None:
-            self.model.load_state_dict(_read_init(folder / f"{recipe.init}.safetensors", recipe.init))
+        self.model = build_model(seed) if recipe.init is None else _load_init(folder, recipe.init)
+        self.model.requires_grad_(recipe.rank is None)
         if recipe.rank is not None:
-            self.model.requires_grad_(False)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 add_lora(
@@ -151,7 +152,8 @@ class ExpertRun:
         """One update; returns its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self.update)
-        loss = flow_matching_loss(self.model, self.recipe, self.rows, self.name, self.seed, self.update)
+        place = self.seed * _SEED_STRIDE + self.update
+        loss = flow_matching_loss(self.model, self.recipe, self.rows, place)
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         self.optimizer.step()
@@ -180,21 +182,20 @@ class ExpertRun:
 
     def export(self) -> Path:
         """Write the running mean as the expert, in bfloat16, with the story of its making as metadata."""
-        tensors = {key: value.to(torch.bfloat16) for key, value in self.average.items()}
-        about = {
+        tensors = {key: mean.to(torch.bfloat16) for key, mean in self.average.items()}
+        story = {
             "expert": self.name,
             "seed": str(self.seed),
             "updates": str(self.update),
             "seconds": str(round(self.seconds)),
         }
-        rank = self.recipe.rank
+        path, rank = self.folder / f"{self.name}.safetensors", self.recipe.rank
         if rank is None:
-            about["kind"] = "full"
-        else:
-            tensors = {file_name(key, self.name): value for key, value in tensors.items()}
-            about |= {"kind": "lora", "base": str(self.recipe.init)}
-            about |= lora_metadata(rank, rank, list(linear_layers(self.model)))
-        return write_weights(self.folder / f"{self.name}.safetensors", tensors, about)
+            return write_weights(path, tensors, {"kind": "full", **story})
+        tensors = {file_name(key, self.name): mean for key, mean in tensors.items()}
+        about = {"kind": "lora", "base": f"{self.recipe.init}.safetensors"}  # the file beside it
+        about |= lora_metadata(rank, rank, list(linear_layers(self.model)))
+        return write_weights(path, tensors, about | story)
 
     def _resume(self) -> None:
         cure = f"remove {self.resume_file} to start anew."
@@ -239,10 +240,11 @@ def train(name: str, recipe: Recipe, folder: Path, *, seed: int = 0, save_every:
     return run.export()
 
 
-def _read_init(path: Path, expert: str) -> dict[str, Tensor]:
+def _load_init(folder: Path, expert: str) -> nn.Module:
+    path = folder / f"{expert}.safetensors"
     if not path.is_file():
         raise ValueError(f"{path} is not there, and this expert starts from it; train {expert!r} first.")
-    return read_weights(str(path)).tensors
+    return ShapesWorldFamily().full_model(str(path))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -251,9 +253,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m danceopd.shapesworld.train_experts",
         description="Train the experts that ship with ShapesWorld, each on one CPU thread. The same command "
         "continues a run that was stopped.",
-        epilog="An update takes 0.1 to 0.15 s on a server core, and twice that for edits, whose sources "
-        "are tokens too: some 45 minutes for the base, 15 for global, 30 for local and 40 for edit. What an "
-        "expert took is in its file's metadata; `danceopd eval FOLDER/NAME.safetensors` scores it.",
+        epilog="On a server core an update of the base takes about 0.12 s, and one of an edit expert, whose "
+        "sources are tokens too, about 0.25 s: over an hour for the base, 5 to 15 minutes for each of the "
+        "others. What an expert took is in its file's metadata; `danceopd eval FOLDER/NAME.safetensors` "
+        "scores it.",
     )
     parser.add_argument(
         "names",
@@ -271,6 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights and data (default: 0, as shipped)")
     options = parser.parse_args(arguments)
+    if not 0 <= options.seed < 1000:
+        parser.error(f"--seed must be in 0..999, but got {options.seed}.")
     unknown = [name for name in options.names if name not in RECIPES]
     if unknown:
         parser.error(f"expert {unknown[0]!r} is unknown; choose from {', '.join(RECIPES)}.")
