@@ -5,7 +5,9 @@ A coefficient travels as a pair: `sigma` is the float, unless `sigma_each` holds
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,13 +34,23 @@ def _register(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any])
     torch.library.register_fake(f"danceopd::{name}", fake, lib=_LIBRARY)
 
 
+@cache
+def _warn_once(device: torch.device) -> None:
+    problem = _native.build_info()["cuda_problem"] or "its compute capability is below 7.5"
+    warnings.warn(f"danceopd's kernels do not run on {device} ({problem}); plain torch does.", stacklevel=3)
+
+
 def _run(call: Callable[..., Any], twin: Callable[[], Any], first: Tensor, *args: object) -> Any:
     """The native kernel; the twin for CUDA tensors without one (float64, or a device it cannot run on)."""
     result = call(True, *args)
     if result is not None:
         return result
-    if first.device.type == "cuda" and (first.dtype == torch.float64 or not _native.serves(first.device)):
-        return twin()
+    if first.device.type == "cuda":
+        served = _native.serves(first.device)
+        if not served:
+            _warn_once(first.device)
+        if not served or first.dtype == torch.float64:
+            return twin()
     raise TypeError(
         "The operands of a danceopd op must be plain, non-empty tensors of equal shape on one device."
     )
