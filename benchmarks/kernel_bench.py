@@ -6,8 +6,8 @@
 In each round the contenders take turns, so a slow spell of the machine hits all of them; a time is the median
 over rounds, a ratio the median of the ratios within rounds. "Tuned" is what a careful author writes without
 kernels: fused torch calls into preallocated outputs (the others allocate theirs). GB/s counts every operand
-and result once. On one CPU thread the clock is that thread's CPU time, which other processes do not prolong by
-taking the core away; otherwise it is wall time, and on CUDA device time with the launches.
+and result once. On one CPU thread the clock is that thread's CPU time, which other processes do not prolong
+by taking the core away; otherwise it is wall time, and on CUDA device time with the launches.
 """
 
 from __future__ import annotations
