@@ -115,7 +115,7 @@ def make_trainer(setting: Setting, folder: Path, seed: int) -> DanceOPDTrainer:
             query=QuerySettings(),
             learning_rate=1.5e-3,
             lr_schedule="linear",
-            warmup_steps=10,
+            warmup_steps=setting.updates // 30,
             adam_beta2=0.98,
             ema_decay=0.98,
             save_every=100,
