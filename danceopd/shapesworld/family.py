@@ -191,7 +191,7 @@ def _full_weights(weights: Weights, model: nn.Module) -> dict[str, Tensor]:
             "give weights of this world."
         )
     full = weights.tensors
-    for lora in reversed(loras):
+    for lora in loras:
         full = merge_lora(full, read_lora(lora, model))
     return full
 

@@ -150,7 +150,7 @@ def fulfils(scene: Scene | None, task: Task) -> bool:
 
 def _fulfils_caption(scene: Scene, task: Task) -> bool:
     wanted = task.target.things
-    if scene.style != 0 or scene.background != task.target.background or len(scene.things) != len(wanted):
+    if scene.style != 0 or scene.background != task.target.background:
         return False
     if task.category in ("colours", "colour-attribution"):
         return _looks(scene.things) == _looks(wanted)

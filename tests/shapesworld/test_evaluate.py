@@ -64,6 +64,18 @@ def test_copying_the_source_scores_zero() -> None:
     assert scores.mean == 0.0
 
 
+def test_every_category_gets_its_own_share() -> None:
+    family = ShapesWorldFamily()
+    field = Oracle(family, ("global",))
+    by_category = held_out_tasks("global", PROMPTS)
+    wrong = by_category["style-change"] + by_category["background-change"][:3]
+    condition = family.encode([as_example(task) for task in wrong])
+    for row in range(len(wrong)):
+        field.answers[field._key(condition, row)] = condition.source[row]
+    scores = evaluate(family, field, "global", prompts=PROMPTS, num_steps=1)
+    assert scores.categories == {"global": {"background-change": 1 - 3 / PROMPTS, "style-change": 0.0}}
+
+
 def test_the_same_seed_gives_the_same_scores(family: ShapesWorldFamily) -> None:
     field = family.field("base")
     first, again = (evaluate(family, field, ["t2i"], prompts=2, num_steps=2, seed=5) for _ in range(2))

@@ -95,6 +95,11 @@ def test_another_lora_freezes_and_thaws_nothing(model: nn.Module, lora_file: Pat
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == trained
 
 
+def test_a_trainable_model_stays_trainable(model: nn.Module) -> None:
+    add_lora(model, "a", rank=RANK, alpha=ALPHA, layers=LAYERS)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_only_the_layers_named_get_factors(model: nn.Module) -> None:
     """`proj_out` by its full name is that layer alone, not every layer whose name ends so."""
     model.add_module("inner", nn.ModuleDict({"proj_out": nn.Linear(2, 2)}))

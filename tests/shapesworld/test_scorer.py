@@ -166,6 +166,19 @@ def test_an_image_in_two_styles_is_unread() -> None:
     assert read(mixed[None]) == [None]
 
 
+@pytest.mark.parametrize("flaw", ["half an object", "no colour of the world", "stripes"])
+def test_a_cell_with_something_else_in_it_is_unread(flaw: str) -> None:
+    background, image = render([Scene(0), Scene(0, 0, (Thing(0, 1, 2),))])
+    cell = (slice(None), slice(1, 7), slice(1, 7))
+    if flaw == "half an object":
+        image[:, :, :4] = background[:, :, :4]
+    elif flaw == "no colour of the world":
+        image[cell] = torch.tensor([0.9, -0.2, 0.9])[:, None, None]
+    else:
+        image[cell][:, ::2] = background[cell][:, ::2]
+    assert read(image[None]) == [None]
+
+
 def test_reading_does_not_depend_on_the_batch() -> None:
     images = render([task.target for category in CATEGORIES for task in rows(category, 7)])
     assert read(images) == [read(image[None])[0] for image in images]
