@@ -1,7 +1,8 @@
-"""Weight merge: the baseline that averages experts instead of distilling them."""
+"""Weight merges: the baseline that averages experts instead of distilling them, and starts for a student."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -34,6 +35,35 @@ def merge_weights(
     for position, state in enumerate(states):
         _check_same(first, state, position)
     return {name: _mean([state[name] for state in states], shares, name) for name in first}
+
+
+def add_differences(
+    base: Mapping[str, Tensor], states: Sequence[Mapping[str, Tensor]], factors: Sequence[float]
+) -> dict[str, Tensor]:
+    """``base + sum_k factor_k * (state_k - base)``: task arithmetic (arXiv 2212.04089), to start from.
+
+    Args:
+        base: what the states were tuned from.
+        states: same keys, shapes and dtypes as `base`.
+        factors: one finite number per state; 0 leaves a state out. Summed in fp32 at least and rounded once;
+            integer tensors are those of `base`.
+    """
+    if len(factors) != len(states):
+        raise ValueError(
+            f"factors must hold one number per state, but got {len(factors)} for {len(states)}; match them."
+        )
+    if not all(math.isfinite(factor) for factor in factors):
+        raise ValueError(f"factors must be finite, but got {list(factors)}; replace the bad entry.")
+    for position, state in enumerate(states):
+        _check_same(base, state, position)
+    merged: dict[str, Tensor] = {}
+    for name, tensor in base.items():
+        total = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        if tensor.is_floating_point():
+            for state, factor in zip(states, factors, strict=True):
+                total = total + factor * (state[name].to(total.dtype) - tensor.to(total.dtype))
+        merged[name] = total.to(tensor.dtype)
+    return merged
 
 
 def _mean(tensors: Sequence[Tensor], shares: Sequence[float], name: str) -> Tensor:

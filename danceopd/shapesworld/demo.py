@@ -42,23 +42,24 @@ class Setting:
 
     Attributes:
         experts: ground -> shipped expert that holds it.
-        init: the expert that the student starts from.
+        init: where the student starts: experts with the factors of their differences from the base.
         updates: optimizer steps of 16 samples.
-        weights: ground -> how often its route is drawn.
     """
 
     name: str
     experts: dict[str, str]
-    init: str
+    init: dict[str, float]
     updates: int
-    weights: dict[str, float]
 
 
 SETTINGS = (
     Setting(
-        "local-global", {"local": "local", "global": "global"}, "local", 300, {"local": 1.0, "global": 1.0}
+        "local-global",
+        experts={"local": "local", "global": "global"},
+        init={"local": 1.0, "global": 0.5},
+        updates=400,
     ),
-    Setting("t2i-edit", {"t2i": "base", "edit": "edit"}, "edit", 300, {"t2i": 1.0, "edit": 1.0}),
+    Setting("t2i-edit", experts={"t2i": "base", "edit": "edit"}, init={"edit": 0.8}, updates=350),
 )
 
 
@@ -79,9 +80,8 @@ def run_demo(*, output_dir: Path = Path("runs/demo"), seed: int = 0, prompts: in
     began = time.monotonic()
     console = Console()
     for setting in SETTINGS:
-        make_trainer(
-            setting, output_dir / setting.name, seed
-        )  # finds what is wrong before any file is written
+        # Finds what is wrong with the folder before any file is written.
+        make_trainer(setting, output_dir / setting.name, seed)
     workers = min(len(SETTINGS), os.cpu_count() or 1)
     context = multiprocessing.get_context("spawn")
     with _one_thread(), ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -101,10 +101,7 @@ def make_trainer(setting: Setting, folder: Path, seed: int) -> DanceOPDTrainer:
     return DanceOPDTrainer(
         family=ShapesWorldFamily(),
         teachers=[Teacher(expert, checkpoint=expert) for expert in setting.experts.values()],
-        routes=[
-            Route(expert, data=ground, weight=setting.weights[ground])
-            for ground, expert in setting.experts.items()
-        ],
+        routes=[Route(expert, data=ground) for ground, expert in setting.experts.items()],
         config=TrainConfig(
             output_dir=folder,
             student=StudentConfig(init=setting.init),

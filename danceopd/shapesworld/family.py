@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from danceopd.families.base import Example, Student
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
+from danceopd.methods import add_differences
 from danceopd.training.config import StudentConfig, Teacher
 
 from .experts import EXPERTS, STUDENT_FILE, Weights, find_weights, portable_name, read_weights, write_weights
@@ -134,10 +135,22 @@ class ShapesWorldFamily:
         """A student that starts at `config.init`: all of its weights, or a LoRA on them.
 
         Raises:
-            ValueError: as `field`, or `config.targets` names no layer.
+            ValueError: as `field`, or `config.targets` names no layer, or a LoRA is to start from a merge.
         """
-        model = self.full_model(config.init)
-        return _full_student(model) if config.kind == "full" else _lora_student(model, config)
+        if isinstance(config.init, str):
+            model = self.full_model(config.init)
+            return (
+                _full_student(model) if config.kind == "full" else _lora_student(model, config, config.init)
+            )
+        if config.kind == "lora":
+            raise ValueError(
+                f"student.init is {config.init}, but a LoRA must name the weights under it; name one, or "
+                "set student.kind to full."
+            )
+        model = self.full_model("base")
+        experts = [self.full_model(name).state_dict() for name in config.init]
+        model.load_state_dict(add_differences(model.state_dict(), experts, list(config.init.values())))
+        return _full_student(model)
 
     def _adapter_field(self, base: str, weights: Weights, scale: float) -> AdapterField:
         path = find_weights(base)
@@ -159,11 +172,11 @@ def _full_student(model: nn.Module) -> Student:
     return Student(model, ModelField(model, predict), export)
 
 
-def _lora_student(model: nn.Module, config: StudentConfig) -> Student:
+def _lora_student(model: nn.Module, config: StudentConfig, init: str) -> Student:
     layers = list(linear_layers(model, config.targets))
     alpha = float(config.rank if config.alpha is None else config.alpha)
     add_lora(model, _STUDENT, rank=config.rank, alpha=alpha, layers=layers)
-    about = {"kind": "lora", "base": portable_name(config.init), **lora_metadata(config.rank, alpha, layers)}
+    about = {"kind": "lora", "base": portable_name(init), **lora_metadata(config.rank, alpha, layers)}
 
     def export(directory: Path, parameters: Mapping[str, Tensor]) -> Path:
         tensors = {file_name(name, _STUDENT): value for name, value in parameters.items()}

@@ -87,9 +87,10 @@ class Route(metaclass=Settings):
 class StudentConfig(metaclass=Settings):
     """What is trained, and where it starts."""
 
-    init: Text = Field(
+    init: Text | dict[Text, Number] = Field(
         default="base",
-        description="Start of the student: 'base', or a checkpoint or LoRA (path or known name).",
+        description="Start of the student: 'base', or a checkpoint or LoRA (path or known name); or several "
+        "with factors, whose differences from the base are added to it: {local: 1.0, global: 0.5}.",
     )
     kind: Literal["full", "lora"] = Field(
         default="full", description="Train all weights, or a LoRA on frozen ones."

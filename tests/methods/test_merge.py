@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from danceopd.methods import merge_weights
+from danceopd.methods import add_differences, merge_weights
 
 
 def state(value: float, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -53,3 +53,29 @@ def test_other_bad_input_is_refused() -> None:
         merge_weights([state(1.0), state(2.0)], [1.0])
     with pytest.raises(ValueError, match="integers of 'steps'"):
         merge_weights([state(1.0), state(1.0) | {"steps": torch.tensor(5)}])
+
+
+def test_differences_from_the_base_are_added_with_their_factors() -> None:
+    merged = add_differences(state(1.0), [state(3.0), state(0.0)], [0.5, 2.0])
+    torch.testing.assert_close(merged["weight"], torch.full((2, 3), 1.0 + 0.5 * 2.0 + 2.0 * -1.0))
+    assert merged["steps"] == 4
+
+
+def test_an_expert_with_factor_one_is_itself_and_with_zero_the_base() -> None:
+    generator = torch.Generator().manual_seed(0)
+    base, expert = ({"weight": torch.randn(64, generator=generator).half()} for _ in range(2))
+    assert torch.equal(add_differences(base, [expert], [0.0])["weight"], base["weight"])
+    torch.testing.assert_close(add_differences(base, [expert], [1.0])["weight"], expert["weight"])
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"), [([1.0, 2.0], "factors must hold one number"), ([float("nan")], "finite")]
+)
+def test_bad_factors_are_named(factors: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        add_differences(state(1.0), [state(2.0)], factors)
+
+
+def test_a_state_of_another_model_is_named() -> None:
+    with pytest.raises(ValueError, match=r"states\[0\] differs"):
+        add_differences(state(1.0), [{"other": torch.zeros(1)}], [1.0])

@@ -141,6 +141,17 @@ def test_a_student_of_a_lora_starts_where_it_ended(family: ShapesWorldFamily, tm
             torch.testing.assert_close(velocity(family, student.field), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_student_may_start_from_several_experts(family: ShapesWorldFamily) -> None:
+    base, local, glob = (family.full_model(name).state_dict() for name in ("base", "local", "global"))
+    student = family.student(StudentConfig(init={"local": 1.0, "global": 0.5}))
+    for name, start in student.module.state_dict().items():
+        expected = base[name] + (local[name] - base[name]) + 0.5 * (glob[name] - base[name])
+        torch.testing.assert_close(start, expected)
+    assert all(parameter.requires_grad for parameter in student.module.parameters())
+    with pytest.raises(ValueError, match=r"student\.init is .* a LoRA must name"):
+        family.student(StudentConfig(init={"local": 1.0}, **LORA))
+
+
 def test_lora_teachers_share_one_base(family: ShapesWorldFamily, tmp_path: Path) -> None:
     one, other = (write_lora(family, tmp_path / str(seed), seed=seed) for seed in (0, 1))
     first = family.teacher(Teacher("one", lora=str(one)))
