@@ -56,10 +56,10 @@ SETTINGS = (
     Setting(
         "local-global",
         experts={"local": "local", "global": "global"},
-        init={"local": 1.0, "global": 0.5},
-        updates=400,
+        init={"local": 1.0, "global": 0.35},
+        updates=520,
     ),
-    Setting("t2i-edit", experts={"t2i": "base", "edit": "edit"}, init={"edit": 0.8}, updates=350),
+    Setting("t2i-edit", experts={"t2i": "base", "edit": "edit"}, init={"edit": 0.8}, updates=450),
 )
 
 
@@ -108,9 +108,9 @@ def make_trainer(setting: Setting, folder: Path, seed: int) -> DanceOPDTrainer:
             max_steps=setting.updates,
             batch_size=16,
             gradient_accumulation_steps=1,
-            num_rollout_steps=8,
+            num_rollout_steps=4,
             query=QuerySettings(),
-            learning_rate=1.5e-3,
+            learning_rate=2e-3,
             lr_schedule="linear",
             warmup_steps=setting.updates // 30,
             adam_beta2=0.98,

@@ -60,8 +60,8 @@ class Recipe:
     rank: int | None = None
 
 
-# Captions of two objects take longest to learn: the base sees them twice as often.
-_BASE = (*T2I_CATEGORIES, "two", "position", "colour-attribution")
+# The two categories that bind words to places and to each other take longest: the base sees them twice as often.
+_BASE = (*T2I_CATEGORIES, "position", "colour-attribution")
 
 
 def _adapter(categories: tuple[str, ...], updates: int) -> Recipe:
@@ -69,10 +69,10 @@ def _adapter(categories: tuple[str, ...], updates: int) -> Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "base": Recipe(_BASE, init=None, updates=36_000),
-    "local": _adapter(LOCAL_CATEGORIES, updates=3_000),
-    "global": _adapter(GLOBAL_CATEGORIES, updates=1_500),
-    "edit": _adapter(EDIT_CATEGORIES, updates=3_000),
+    "base": Recipe(_BASE, init=None, updates=24_000),
+    "local": _adapter(LOCAL_CATEGORIES, updates=4_000),
+    "global": _adapter(GLOBAL_CATEGORIES, updates=3_500),
+    "edit": _adapter(EDIT_CATEGORIES, updates=5_000),
 }
 
 
