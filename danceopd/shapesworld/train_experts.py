@@ -60,7 +60,7 @@ class Recipe:
     rank: int | None = None
 
 
-# The two categories that bind words to places and to each other take longest: the base sees them twice as often.
+# The categories that bind words to places and to each other take longest: the base sees them twice as often.
 _BASE = (*T2I_CATEGORIES, "position", "colour-attribution")
 
 
