@@ -100,7 +100,10 @@ def make_trainer(setting: Setting, folder: Path, seed: int) -> DanceOPDTrainer:
     """The trainer of a setting, as a user's script would make it."""
     return DanceOPDTrainer(
         family=ShapesWorldFamily(),
-        teachers=[Teacher(expert, checkpoint=expert) for expert in setting.experts.values()],
+        teachers=[
+            Teacher(expert) if expert == "base" else Teacher(expert, lora=expert)
+            for expert in setting.experts.values()
+        ],
         routes=[Route(expert, data=ground) for ground, expert in setting.experts.items()],
         config=TrainConfig(
             output_dir=folder,
