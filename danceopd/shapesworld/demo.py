@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from danceopd.flow import ModelField, VelocityField
 from danceopd.methods import merge_weights
-from danceopd.training import DanceOPDTrainer, QuerySettings, Route, StudentConfig, Teacher, TrainConfig
+from danceopd.training import DanceOPDTrainer, Route, StudentConfig, Teacher, TrainConfig, read_metrics
 
 from .evaluate import Scores, evaluate
 from .experts import STUDENT_FILE
@@ -33,7 +33,6 @@ from .report import draw_pictures, write_report
 from .scoreboard import print_scoreboard
 
 METRICS_FILE = "metrics.json"
-RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,14 @@ def run_demo(*, output_dir: Path = Path("runs/demo"), seed: int = 0, prompts: in
     context = multiprocessing.get_context("spawn")
     with _one_thread(), ProcessPoolExecutor(workers, mp_context=context) as pool:
         futures = [pool.submit(run_setting, setting, output_dir, seed, prompts) for setting in SETTINGS]
-        _watch(console, futures, output_dir)
-        results = [future.result() for future in futures]
+        try:
+            _watch(console, futures, output_dir)
+            results = [future.result() for future in futures]
+        except BaseException:
+            # The other setting need not train to its end first: SIGTERM lets it save and go.
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
     metrics = {"seed": seed, "seconds": time.monotonic() - began, "settings": {r["name"]: r for r in results}}
     write_report(output_dir, metrics)
     _write_json(output_dir / METRICS_FILE, metrics)
@@ -112,7 +117,6 @@ def make_trainer(setting: Setting, folder: Path, seed: int) -> DanceOPDTrainer:
             batch_size=16,
             gradient_accumulation_steps=1,
             num_rollout_steps=4,
-            query=QuerySettings(),
             learning_rate=2e-3,
             lr_schedule="linear",
             warmup_steps=setting.updates // 30,
@@ -128,9 +132,10 @@ def make_trainer(setting: Setting, folder: Path, seed: int) -> DanceOPDTrainer:
 def run_setting(setting: Setting, output_dir: Path, seed: int, prompts: int) -> dict[str, Any]:
     """Train one setting's student, then score it beside base, experts and their weight merge."""
     torch.set_num_threads(1)
-    began = time.monotonic()
     folder = output_dir / setting.name
-    make_trainer(setting, folder, seed).train()
+    result = make_trainer(setting, folder, seed).train()
+    if result.stopped_by is not None:
+        raise KeyboardInterrupt(f"stopped after {result.step} updates; the same command continues")
     trained = time.monotonic()
     family = ShapesWorldFamily()
     fields = contenders(family, setting, folder / STUDENT_FILE)
@@ -146,17 +151,25 @@ def run_setting(setting: Setting, output_dir: Path, seed: int, prompts: int) -> 
         "updates": setting.updates,
         "scores": {name: score.to_dict() for name, score in scores.items()},
         "verdict": verdict(setting, scores),
-        "seconds": {"training": trained - began, "scoring": time.monotonic() - trained},
+        "seconds": {
+            "training": sum(line["time"]["seconds"] for line in read_metrics(folder / "metrics.jsonl")),
+            "scoring": time.monotonic() - trained,
+        },
     }
 
 
 def contenders(family: ShapesWorldFamily, setting: Setting, student: Path) -> dict[str, VelocityField]:
-    """Base, every expert, their weight merge and the student, by name."""
+    """Base, every expert, their weight merge, the student's start and the student, by name."""
     experts = {name: family.field(name) for name in dict.fromkeys(["base", *setting.experts.values()])}
     parts = [family.full_model(name).state_dict() for name in setting.experts.values()]
     merged = family.full_model("base")
     merged.load_state_dict(merge_weights(parts))
-    return {**experts, "weight merge": ModelField(merged, predict), "student": family.field(str(student))}
+    return {
+        **experts,
+        "weight merge": ModelField(merged, predict),
+        "start": family.student(StudentConfig(init=setting.init)).field,
+        "student": family.field(str(student)),
+    }
 
 
 def verdict(setting: Setting, scores: dict[str, Scores]) -> dict[str, Any]:

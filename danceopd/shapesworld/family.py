@@ -83,7 +83,7 @@ class ShapesWorldFamily:
         """Words and sources of a batch, on the family's device.
 
         Raises:
-            ValueError: an unknown word, too many words, or a source of another size.
+            ValueError: an unknown word, too many words, or a source of another size or dtype.
         """
         sources = [None if example.source is None else from_pixels(example.source) for example in examples]
         return ShapesCondition.from_prompts([example.prompt for example in examples], sources).to(self.device)

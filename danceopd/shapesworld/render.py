@@ -72,5 +72,7 @@ def to_pixels(sample: torch.Tensor) -> torch.Tensor:
 
 
 def from_pixels(image: torch.Tensor) -> torch.Tensor:
-    """uint8 images as float32 in [-1, 1], same shape."""
+    """uint8 images as float32 in [-1, 1], same shape; another dtype, whose range is unknown, is refused."""
+    if image.dtype != torch.uint8:
+        raise ValueError(f"image is {image.dtype}, but pixels are uint8 in 0 .. 255; convert it first.")
     return image.to(torch.float32) / 127.5 - 1

@@ -254,9 +254,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Train the experts that ship with ShapesWorld, each on one CPU thread. The same command "
         "continues a run that was stopped.",
         epilog="On a server core an update of the base takes about 0.12 s, and one of an edit expert, whose "
-        "sources are tokens too, about 0.25 s: over an hour for the base, 5 to 15 minutes for each of the "
-        "others. What an expert took is in its file's metadata; `danceopd eval FOLDER/NAME.safetensors` "
-        "scores it.",
+        "sources are tokens too, about 0.25 s: just under an hour for the base, 15 to 20 minutes for each "
+        "of the others. What an expert took is in its file's metadata; "
+        "`danceopd eval FOLDER/NAME.safetensors` scores it.",
     )
     parser.add_argument(
         "names",

@@ -32,6 +32,7 @@ def test_metrics_hold_every_model_category_time_and_seed(finished: Path) -> None
         assert list(told["scores"]) == [
             *dict.fromkeys(["base", *setting.experts.values()]),
             "weight merge",
+            "start",
             "student",
         ]
         assert told["seconds"].keys() == {"training", "scoring"}

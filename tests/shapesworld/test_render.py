@@ -66,3 +66,8 @@ def test_pixels_go_there_and_back() -> None:
     assert torch.equal(to_pixels(from_pixels(bytes_)), bytes_)
     assert to_pixels(torch.tensor([-9.0, -1.0, 0.0, 1.0, 9.0])).tolist() == [0, 0, 128, 255, 255]
     assert render([]).shape == (0, 3, 16, 16)
+
+
+def test_pixels_of_another_dtype_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"image is torch\.float32"):
+        from_pixels(torch.zeros(3, 16, 16))
