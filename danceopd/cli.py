@@ -263,14 +263,14 @@ def main() -> None:
 
 def _load(model: str, family: str, device: str | None) -> tuple[Family, VelocityField]:
     from danceopd.families import load_family
-    from danceopd.training import Teacher, load_student
+    from danceopd.training import Teacher, load_run_config, load_student
 
-    chosen = None if device is None else _device(device)
-    if (Path(model) / "config.yaml").is_file():
-        student = load_student(model, device=chosen)
+    config = Path(model) / "config.yaml"
+    if config.is_file():
+        student = load_student(model, device=_device(device or load_run_config(config).device))
         typer.echo(f"{model}: {student.step} of {student.config.max_steps} updates", err=True)
         return student.family, student.field
-    loaded = load_family(family, device=chosen or "cpu")
+    loaded = load_family(family, device=_device(device or "cpu"))
     return loaded, loaded.teacher(Teacher(model, checkpoint=None if model == "base" else model))
 
 
@@ -281,6 +281,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device '{name}' is unknown: use cpu, cuda or cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device '{name}' is not supported: use cpu, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ValueError(

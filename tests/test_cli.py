@@ -130,6 +130,7 @@ def test_divergence_is_exit_code_one(config: Path) -> None:
         ("family=other", "family must be tiny"),
         ("device=cuda:9", "device 'cuda:9' is not here"),
         ("device=gpu", "device 'gpu' is unknown"),
+        ("device=meta", "device 'meta' is not supported"),
         ("routes.0.data=rows.csv", "'rows.csv'"),
         ("routes.0.teacher=two", "unknown teacher 'two'"),
         ("teachers.0.checkpoint=nowhere.safetensors", "nowhere.safetensors"),

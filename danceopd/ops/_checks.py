@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -122,6 +123,9 @@ def weights(
             raise TypeError(f"weights is {type(values).__name__}; pass a list of floats or a tensor.")
         if len(values) != count:
             raise ValueError(f"weights has {len(values)} entries but fields has {count}; pass one per field.")
+        for k, weight in enumerate(values):
+            if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+                raise TypeError(f"weights[{k}] is {weight!r}; pass a float, or all weights as one tensor.")
         return [number_or_each(f"weights[{k}]", float(w), ref, -HUGE, HUGE)[0] for k, w in enumerate(values)]
     if values.dtype not in DTYPES:
         raise TypeError(f"weights has dtype {values.dtype}; pass a floating-point tensor.")

@@ -40,6 +40,8 @@ def find_start(folder: Path, run: Mapping[str, Any], resume: bool | str | Path) 
         checkpoint = load_checkpoint(Path(resume))
         _check_no_later(folder, here, checkpoint.step, Path(resume))
         _check_same_run(checkpoint.run, run, Path(resume))
+        if not here and (folder / CONFIG).exists():
+            _check_same_run(_settings_of(folder, run), run, folder)
         return checkpoint
     if not resume:
         held = [name for name in (CONFIG, METRICS) if (folder / name).exists()] + [path.name for path in here]
@@ -54,13 +56,18 @@ def find_start(folder: Path, run: Mapping[str, Any], resume: bool | str | Path) 
         _check_same_run(checkpoint.run, run, folder)
         return checkpoint
     if (folder / CONFIG).exists():
-        _check_same_run({"rows": run["rows"], **as_mapping(load_run_config(folder / CONFIG))}, run, folder)
+        _check_same_run(_settings_of(folder, run), run, folder)
     elif (folder / METRICS).exists():
         raise ConfigError(
             f"output_dir '{folder}' holds a {METRICS} of something else (there is no {CONFIG}): name another "
             "folder."
         )
     return None
+
+
+def _settings_of(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config of a run without checkpoints says; it does not know the row counts."""
+    return {"rows": run["rows"], **as_mapping(load_run_config(folder / CONFIG))}
 
 
 @contextmanager

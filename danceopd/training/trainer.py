@@ -130,16 +130,19 @@ class DanceOPDTrainer:
             DivergedError: if a loss or gradient is not finite. As after any error, the state before that
                 update is saved.
         """
-        start = find_start(self.output_dir, as_mapping(self.run) | self._rows(), resume)
-        if start is not None:
-            self._restore(start)
-        elif self.step or not self._between_updates:
-            raise ConfigError(
-                "this trainer has trained already and its checkpoints are gone: make a new trainer."
-            )
-
+        settings = as_mapping(self.run) | self._rows()
+        if not self.output_dir.exists():
+            find_start(self.output_dir, settings, resume)  # a bad `resume` must not leave a folder behind
         with ExitStack() as stack:
             stack.enter_context(open_folder(self.output_dir))
+            # Under the lock: another process may have trained here a moment ago.
+            start = find_start(self.output_dir, settings, resume)
+            if start is not None:
+                self._restore(start)
+            elif self.step or not self._between_updates:
+                raise ConfigError(
+                    "this trainer has trained already and its checkpoints are gone: make a new trainer."
+                )
             write_config(self.run, self.output_dir / CONFIG)
             prune_checkpoints(self.output_dir / CHECKPOINTS, self.config.keep_checkpoints)
             metrics = stack.enter_context(MetricsFile(self.output_dir / METRICS, self.step))

@@ -53,6 +53,8 @@ WRONG: list[tuple[type[Exception], str, Callable[[Any], object]]] = [
     (ValueError, r"^weights\[1\] is nan; pass a finite", lambda m: m.blend([x, v], [1.0, math.nan])),
     (ValueError, r"^weights contains a value that is not finite", lambda m: m.blend([x, v], torch.tensor([1.0, math.inf]))),
     (TypeError, r"^weights has dtype torch.int64", lambda m: m.blend([x, v], torch.tensor([1, 0]))),
+    (TypeError, r"^weights\[0\] is 'a'; pass a float", lambda m: m.blend([x, v], ["a", 1.0])),
+    (TypeError, r"^weights\[0\] is None; pass a float", lambda m: m.blend([x, v], [None, 1.0])),
     (TypeError, r"^weights is float; pass", lambda m: m.blend([x, v], 0.5)),
     (IndexError, r"^index\[1\] is 2 but there are only 2 fields", lambda m: m.route([x, v], torch.tensor([0, 2]))),
     (IndexError, r"^index\[0\] is -1", lambda m: m.route([x, v], torch.tensor([-1, 0]))),
