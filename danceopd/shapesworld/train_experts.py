@@ -76,7 +76,7 @@ def _adapter(categories: tuple[str, ...], updates: int) -> Recipe:
 RECIPES: Mapping[str, Recipe] = {
     "base": Recipe(_BASE, init=None, cycles=(24_000, 16_000)),
     "local": _adapter(LOCAL_CATEGORIES, updates=4_000),
-    "global": _adapter(GLOBAL_CATEGORIES, updates=3_500),
+    "global": _adapter(GLOBAL_CATEGORIES, updates=4_000),
     "edit": _adapter(EDIT_CATEGORIES, updates=5_000),
 }
 
@@ -265,8 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Train the experts that ship with ShapesWorld, each on one CPU thread. The same command "
         "continues a run that was stopped.",
         epilog="On a server core an update of the base takes about 0.12 s, and one of an edit expert, whose "
-        "sources are tokens too, about 0.25 s: just under an hour for the base, 15 to 20 minutes for each "
-        "of the others. What an expert took is in its file's metadata; "
+        "sources are tokens too, about 0.25 s: about 80 minutes for the base, 15 to 20 for each of "
+        "the others. What an expert took is in its file's metadata; "
         "`danceopd eval FOLDER/NAME.safetensors` scores it.",
     )
     parser.add_argument(

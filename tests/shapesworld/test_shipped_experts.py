@@ -8,6 +8,7 @@ import torch
 from danceopd.flow import AdapterField
 from danceopd.shapesworld import EXPERTS, ShapesWorldFamily, evaluate
 from danceopd.shapesworld.experts import FOLDER, find_weights, read_weights
+from danceopd.shapesworld.train_experts import RECIPES
 
 torch.set_num_threads(1)
 
@@ -27,14 +28,18 @@ def test_an_expert_is_whole_and_tells_how_it_was_made(name: str) -> None:
     ShapesWorldFamily().full_model(name)
     assert weights.metadata["expert"] == name
     assert weights.metadata["kind"] == ("lora" if weights.is_lora else "full")
-    assert all(int(weights.metadata[key]) >= 0 for key in ("seed", "updates", "seconds"))
+    assert all(int(weights.metadata[key]) >= 0 for key in ("seed", "seconds"))
+    assert int(weights.metadata["updates"]) == RECIPES[name].updates
 
 
-@pytest.mark.parametrize("name", EXPERTS)
-def test_an_expert_knows_its_own_ground(name: str) -> None:
+# A third of what docs/shapesworld.md reports is lost to chance at most: 16 tasks per category.
+@pytest.mark.parametrize(("name", "own"), [("base", 0.5), ("local", 0.7), ("global", 0.8), ("edit", 0.65)])
+def test_an_expert_knows_its_own_ground_and_has_lost_the_others(name: str, own: float) -> None:
     family = ShapesWorldFamily()
-    scores = evaluate(family, family.field(name), OWN_GROUND[name], prompts=8, num_steps=8)
-    assert scores.mean > 0.5
+    scores = evaluate(family, family.field(name), ["t2i", "local", "global", "edit"], prompts=16).grounds
+    assert scores[OWN_GROUND[name]] > own
+    foreign = {"base": ("local", "global"), "local": ("t2i", "global"), "global": ("t2i", "local")}
+    assert all(scores[ground] < 0.25 for ground in foreign.get(name, ("t2i",)))
 
 
 def test_edit_experts_share_the_base_in_memory() -> None:
