@@ -235,7 +235,7 @@ def evaluate(
 ) -> None:
     """Score a trained student or an expert on ShapesWorld, exactly and per category."""
     from danceopd import shapesworld
-    from danceopd.training.errors import nearest
+    from danceopd.settings import nearest
 
     grounds = ground or ["t2i", "local", "global"]
     for name in grounds:
@@ -262,8 +262,8 @@ def main() -> None:
 
 
 def _load(model: str, family: str, device: str | None) -> tuple[Family, VelocityField]:
-    from danceopd.families import load_family
-    from danceopd.training import Teacher, load_run_config, load_student
+    from danceopd.families import Teacher, load_family
+    from danceopd.training import load_run_config, load_student
 
     config = Path(model) / "config.yaml"
     if config.is_file():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from danceopd.families.base import Example, Examples, Family, Student
+from danceopd.families.config import StudentConfig, Teacher
 
-__all__ = ["Example", "Examples", "Family", "Student", "load_family"]
+__all__ = ["Example", "Examples", "Family", "Student", "StudentConfig", "Teacher", "load_family"]
 
 
 def load_family(
@@ -23,6 +24,7 @@ def load_family(
         ValueError: if no family is known by that name.
     """
     if path_or_name == "shapesworld":
+        # Only the family that is asked for costs its imports.
         from danceopd.shapesworld.family import ShapesWorldFamily
 
         return ShapesWorldFamily(dtype=dtype, device=device)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.families.base import Example, Student
+from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.methods import add_differences
-from danceopd.training.config import StudentConfig, Teacher
 
 from .experts import EXPERTS, STUDENT_FILE, Weights, find_weights, portable_name, read_weights, write_weights
 from .lora import add_lora, file_name, linear_layers, load_lora, lora_metadata, merge_lora, read_lora

@@ -1,4 +1,4 @@
-"""What a training run is made of: teachers, routes, the student, and the numbers of the optimisation.
+"""What a training run is made of: routes to teachers, the student, and the numbers of the optimisation.
 
 Every key is typed and ranged; an unknown key or a value out of range is a `ConfigError` of one sentence.
 The classes are frozen dataclasses: ``dataclasses.replace(config, max_steps=10)`` gives a checked copy.
@@ -11,18 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainValidator, Strict, TypeAdapter, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field, PlainValidator, TypeAdapter, model_validator
 
-from danceopd.training.errors import ConfigError, Settings, nearest
-
-_CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-# Strict, because "1e-4" in quotes or `true` where a number belongs is a mistake and no value.
-Integer = Annotated[int, Strict()]
-Number = Annotated[float, Strict()]
-Flag = Annotated[bool, Strict()]
-Text = Annotated[str, Strict(), Field(min_length=1)]
+from danceopd.families import StudentConfig, Teacher
+from danceopd.settings import ConfigError, Flag, Integer, Number, Text, nearest, settings
 
 
 def _folder(value: object) -> str | Path:
@@ -34,44 +26,8 @@ def _folder(value: object) -> str | Path:
 Folder = Annotated[str | Path, PlainValidator(_folder)]
 
 
-@dataclass(config=_CHECKED, frozen=True, kw_only=True)
-class Teacher(metaclass=Settings):
-    """A frozen velocity field to learn from: the family's base, a checkpoint, a LoRA, or guidance on one.
-
-    ``Teacher("t2i")`` is the base itself; ``Teacher("guided", guidance_scale=4.5)`` is the base under
-    classifier-free guidance.
-    """
-
-    name: Text = Field(kw_only=False, description="Name that routes and metrics use; unique in a run.")
-    checkpoint: Text | None = Field(
-        default=None, description="Full weights: a path, or a name the family knows; the base when not given."
-    )
-    lora: Text | None = Field(
-        default=None, description="LoRA adapter on those weights: a path, or a name the family knows."
-    )
-    weight_name: Text | None = Field(
-        default=None, description="File inside the LoRA's folder or repository when it holds several."
-    )
-    scale: Number = Field(default=1.0, description="Strength of the LoRA; 1 as trained, 0 none.")
-    guidance_scale: Number = Field(
-        default=1.0, ge=0.0, le=100.0, description="Classifier-free guidance of the teacher; 1 is none."
-    )
-
-    @model_validator(mode="after")
-    def _lora_keys_need_a_lora(self) -> Teacher:
-        if self.lora is None and self.weight_name is not None:
-            raise ValueError(
-                f"teacher '{self.name}' has weight_name={self.weight_name!r} but no lora: name the lora too."
-            )
-        if self.lora is None and self.scale != 1.0:
-            raise ValueError(
-                f"teacher '{self.name}' has scale={self.scale} but no lora to scale: name the lora too."
-            )
-        return self
-
-
-@dataclass(config=_CHECKED, frozen=True, kw_only=True)
-class Route(metaclass=Settings):
+@settings
+class Route:
     """A capability: the teacher that has it, and the prompts (with sources, for edits) it is asked on."""
 
     teacher: Text = Field(kw_only=False, description="Name of one of the run's teachers.")
@@ -83,33 +39,8 @@ class Route(metaclass=Settings):
     )
 
 
-@dataclass(config=_CHECKED, frozen=True, kw_only=True)
-class StudentConfig(metaclass=Settings):
-    """What is trained, and where it starts."""
-
-    init: Text | dict[Text, Number] = Field(
-        default="base",
-        description="Start of the student: 'base', or a checkpoint or LoRA (path or known name); or several "
-        "with factors, whose differences from the base are added to it: {local: 1.0, global: 0.5}.",
-    )
-    kind: Literal["full", "lora"] = Field(
-        default="full", description="Train all weights, or a LoRA on frozen ones."
-    )
-    rank: Integer = Field(default=16, ge=1, le=4096, description="Rank of the LoRA.")
-    alpha: Number | None = Field(
-        default=None,
-        gt=0.0,
-        description="LoRA alpha; its output is scaled by alpha / rank. The rank when not given.",
-    )
-    targets: list[Text] | None = Field(
-        default=None,
-        min_length=1,
-        description="Module names that get a LoRA; the family's choice when not given.",
-    )
-
-
-@dataclass(config=_CHECKED, frozen=True, kw_only=True)
-class QuerySettings(metaclass=Settings):
+@settings
+class QuerySettings:
     """Which rollout state is queried: number floor(N * u) of N, u ~ Beta(alpha, beta), 0 being pure noise."""
 
     alpha: Number = Field(
@@ -120,8 +51,8 @@ class QuerySettings(metaclass=Settings):
     )
 
 
-@dataclass(config=_CHECKED, frozen=True, kw_only=True)
-class TrainConfig(metaclass=Settings):
+@settings
+class TrainConfig:
     """The numbers of a training run. Defaults follow the recipe of arXiv 2606.27377 where it gives one."""
 
     output_dir: Folder = Field(
@@ -200,7 +131,7 @@ class TrainConfig(metaclass=Settings):
         return self
 
 
-@dataclass(config=_CHECKED, frozen=True, kw_only=True)
+@settings
 class RunConfig(TrainConfig):
     """A whole run, as a YAML file describes it: TrainConfig plus the family, the teachers and the routes."""
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from danceopd.settings import ConfigError
 from danceopd.training.config import RunConfig, TrainConfig, as_mapping
-from danceopd.training.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):

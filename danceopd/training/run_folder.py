@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from danceopd.settings import ConfigError
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from danceopd.training.config import as_mapping
 from danceopd.training.config_file import load_run_config
-from danceopd.training.errors import CheckpointError, ConfigError
+from danceopd.training.errors import CheckpointError
 
 CHECKPOINTS: Final = "checkpoints"
 METRICS: Final = "metrics.jsonl"

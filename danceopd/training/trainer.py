@@ -13,14 +13,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from danceopd.families import Family
+from danceopd.families import Family, Teacher
 from danceopd.flow import GuidedField, QueryLaw
 from danceopd.methods import UpdateResult, update
+from danceopd.settings import ConfigError
 from danceopd.training.batch import build_batch
 from danceopd.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
-from danceopd.training.config import Route, RunConfig, Teacher, TrainConfig, as_mapping, check_routes
+from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes
 from danceopd.training.config_file import write_config
-from danceopd.training.errors import ConfigError, DivergedError
+from danceopd.training.errors import DivergedError
 from danceopd.training.interrupt import GracefulStop
 from danceopd.training.metrics import MetricsFile
 from danceopd.training.plan import Plan, SlotPlan
