@@ -111,6 +111,10 @@ def test_every_line_of_the_order_is_about_a_module() -> None:
     assert set(names) <= MODULES.keys() and len(set(names)) == len(names)
 
 
+def test_no_folder_hides_behind_a_module() -> None:
+    assert not [path for path in MODULES.values() if path.with_suffix("").is_dir()]
+
+
 def test_imports_are_found_wherever_they_stand() -> None:
     source = """
 import torch, danceopd

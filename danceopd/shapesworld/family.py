@@ -14,11 +14,11 @@ from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.methods import add_differences
 
-from .experts import EXPERTS, STUDENT_FILE, Weights, find_weights, portable_name, read_weights, write_weights
 from .lora import add_lora, file_name, linear_layers, load_lora, lora_metadata, merge_lora, read_lora
 from .model import ShapesCondition, build_model, predict
 from .render import from_pixels, render, to_pixels
 from .tasks import GROUNDS, Task, TaskSet
+from .weights import EXPERTS, STUDENT_FILE, Weights, find_weights, portable_name, read_weights, write_weights
 from .world import CHANNELS, IMAGE_SIZE
 
 _STUDENT = "student"

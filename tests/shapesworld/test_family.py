@@ -11,7 +11,7 @@ from torch import Tensor
 from danceopd.families import load_family
 from danceopd.flow import AdapterField, GuidedField, ModelField, VelocityField
 from danceopd.shapesworld import ShapesWorldFamily
-from danceopd.shapesworld.experts import STUDENT_FILE, read_weights, write_weights
+from danceopd.shapesworld.weights import STUDENT_FILE, read_weights, write_weights
 from danceopd.training import DanceOPDTrainer, Route, StudentConfig, Teacher, TrainConfig
 
 ROUTES = [Route("base", data="t2i"), Route("global", data="global")]

@@ -7,7 +7,7 @@ import torch
 
 from danceopd.flow import AdapterField
 from danceopd.shapesworld import EXPERTS, ShapesWorldFamily, evaluate
-from danceopd.shapesworld.experts import FOLDER, find_weights, read_weights
+from danceopd.shapesworld.weights import FOLDER, find_weights, read_weights
 
 torch.set_num_threads(1)
 

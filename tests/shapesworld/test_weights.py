@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from danceopd.shapesworld import ShapesWorldFamily
-from danceopd.shapesworld.experts import (
+from danceopd.shapesworld.weights import (
     STUDENT_FILE,
     find_weights,
     portable_name,
@@ -94,7 +94,7 @@ def test_a_damaged_file_is_one_sentence(content: bytes | None, random_experts: P
 def test_a_missing_shipped_expert_is_one_sentence(
     family: ShapesWorldFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("danceopd.shapesworld.experts.FOLDER", tmp_path)
+    monkeypatch.setattr("danceopd.shapesworld.weights.FOLDER", tmp_path)
     with pytest.raises(ValueError, match=r"base\.safetensors cannot be read"):
         family.field("base")
 

@@ -1,4 +1,4 @@
-"""The experts that ship with the package, and how weights of this world are found, read and written.
+"""Weights files of this world: the experts that ship, and how files are found, read and written.
 
 A weights file is safetensors: the tensors of a whole model under their own names, or those of a LoRA under
 the names that diffusers gives them (see `lora`). Its metadata says which (`kind`: "full" or "lora") and, of a
