@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
 from danceopd.settings import Integer, Number, Text, settings
+
+_RANK: Final = 16
 
 
 @settings
@@ -57,7 +59,7 @@ class StudentConfig:
     kind: Literal["full", "lora"] = Field(
         default="full", description="Train all weights, or a LoRA on frozen ones."
     )
-    rank: Integer = Field(default=16, ge=1, le=4096, description="Rank of the LoRA.")
+    rank: Integer = Field(default=_RANK, ge=1, le=4096, description="Rank of the LoRA.")
     alpha: Number | None = Field(
         default=None,
         gt=0.0,
@@ -68,3 +70,15 @@ class StudentConfig:
         min_length=1,
         description="Module names that get a LoRA; the family's choice when not given.",
     )
+
+    @model_validator(mode="after")
+    def _lora_keys_need_a_lora(self) -> StudentConfig:
+        if self.kind == "full":
+            for key, default in (("rank", _RANK), ("alpha", None), ("targets", None)):
+                value = getattr(self, key)
+                if value != default:
+                    raise ValueError(
+                        f"student.{key}={value!r} is for a LoRA, but student.kind is 'full': set that to "
+                        f"'lora', or leave {key} out."
+                    )
+        return self

@@ -91,6 +91,9 @@ def test_overrides_reach_mappings_and_lists(run_file: Path) -> None:
         ("student.kind=ful", ["student.kind must be 'full' or 'lora', got 'ful'"]),
         ("student=lora", ["student must be a mapping of keys to values, got 'lora'"]),
         ("student.targets=[]", ["student.targets must be a list of at least 1, got []"]),
+        ("student.rank=4", ["student.rank=4 is for a LoRA", "student.kind is 'full'", "set that to 'lora'"]),
+        ("student.alpha=4", ["student.alpha=4.0 is for a LoRA", "leave alpha out"]),
+        ("student.targets=[to_q]", ["student.targets=['to_q'] is for a LoRA", "leave targets out"]),
         ("output_dir=3", ["output_dir must be the path of a folder, got 3"]),
         ("family=", ["family must be a text, got None"]),
         ("warmup_steps=5000", ["warmup_steps=5000", "max_steps=3000", "lower it"]),
@@ -155,6 +158,13 @@ def test_python_calls_are_checked_alike() -> None:
         Route("a")  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="max_steps must be at least 1, got -7"):
         dataclasses.replace(TrainConfig(output_dir="x"), max_steps=-7)
+
+
+def test_a_full_student_may_repeat_the_defaults_of_a_lora() -> None:
+    """As the config that a run keeps does."""
+    assert StudentConfig(kind="full", rank=16, alpha=None, targets=None) == StudentConfig()
+    with pytest.raises(ConfigError, match=r"student\.rank=8 is for a LoRA"):
+        StudentConfig(rank=8)
 
 
 def test_a_config_cannot_change_behind_the_runs_back() -> None:
