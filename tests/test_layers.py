@@ -25,11 +25,16 @@ LAYERS = (
     ("danceopd.families",),  # load_family, which knows every family
     ("danceopd.shapesworld",),
     ("danceopd.sampling",),
-    ("danceopd.families.base", "danceopd.families.config"),  # what a family is, and what it is asked for
+    (
+        "danceopd.families.base",
+        "danceopd.families.config",
+        "danceopd.families.device",
+    ),  # what a family is, and what it is asked for
     ("danceopd.methods",),
     ("danceopd.flow",),
     ("danceopd.ops",),
-    ("danceopd.settings",),
+    ("danceopd.pictures",),
+    ("danceopd.files", "danceopd.settings"),
 )
 # Who alone may import these.
 RESERVED = {"_danceopd": ("danceopd.ops",), "diffusers": ("danceopd.families", "danceopd.shapesworld")}

@@ -9,7 +9,6 @@ folder).
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from danceopd.files import write_whole
 
 FOLDER = Path(__file__).with_name("experts")
 EXPERTS = ("base", "local", "global", "edit")
@@ -91,13 +92,6 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         OSError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        # Written by Python and not by safetensors, which would hide the file from other users.
-        part.write_bytes(save(whole, metadata=dict(metadata)))
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written ({error}); free space or choose another folder.") from error
-    return path
+    # Written by Python and not by safetensors, which would hide the file from other users.
+    return write_whole(path, save(whole, metadata=dict(metadata)))

@@ -113,5 +113,5 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_folder_that_is_not_there_is_an_oserror(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"x\.safetensors cannot be written"):
+    with pytest.raises(OSError, match=r"cannot write .*x\.safetensors"):
         write_weights(tmp_path / "gone" / "x.safetensors", {"w": torch.zeros(2)}, {"kind": "full"})
