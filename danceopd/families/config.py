@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+import math
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from danceopd.settings import Integer, Number, Text, settings
 
@@ -47,11 +49,26 @@ class Teacher:
         return self
 
 
+def _start(value: object) -> object:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, Mapping) and value and all(map(_is_factor, value.values())):
+        return {str(name): float(factor) for name, factor in value.items()}
+    raise ValueError(f"student.init must be a name, or a mapping of names to factors, got {value!r}.")
+
+
+def _is_factor(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+Start = Annotated[str | dict[str, float], PlainValidator(_start)]
+
+
 @settings
 class StudentConfig:
     """What is trained, and where it starts."""
 
-    init: Text | dict[Text, Number] = Field(
+    init: Start = Field(
         default="base",
         description="Start of the student: 'base', or a checkpoint or LoRA (path or known name); or several "
         "with factors, whose differences from the base are added to it: {local: 1.0, global: 0.5}.",

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, PlainValidator, TypeAdapter, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, model_validator
 
 from danceopd.families import StudentConfig, Teacher
+from danceopd.flow import QUERY_LAWS, QueryLaw
 from danceopd.settings import ConfigError, Flag, Integer, Number, Text, nearest, settings
+
+_LOW: Final = QUERY_LAWS["low"]
 
 
 def _folder(value: object) -> str | Path:
@@ -41,14 +44,45 @@ class Route:
 
 @settings
 class QuerySettings:
-    """Which rollout state is queried: number floor(N * u) of N, u ~ Beta(alpha, beta), 0 being pure noise."""
+    """Which rollout state is queried: number floor(N * u) of N, u ~ Beta(alpha, beta), 0 being pure noise.
+
+    A config may give the name of one of `danceopd.flow.QUERY_LAWS` instead, such as ``query: middle``.
+    """
 
     alpha: Number = Field(
-        default=5.0, gt=0.0, le=1e4, description="First parameter of the Beta law; larger: less noise."
+        default=_LOW.alpha, gt=0.0, le=1e4, description="First parameter of the Beta law; larger: less noise."
     )
     beta: Number = Field(
-        default=2.0, gt=0.0, le=1e4, description="Second parameter of the Beta law; larger: more noise."
+        default=_LOW.beta, gt=0.0, le=1e4, description="Second parameter of the Beta law; larger: more noise."
     )
+    index: Integer | None = Field(
+        default=None, ge=0, description="Query this state always, in place of the Beta law."
+    )
+
+    @model_validator(mode="after")
+    def _one_law(self) -> QuerySettings:
+        if self.index is not None and (self.alpha, self.beta) != (_LOW.alpha, _LOW.beta):
+            raise ValueError(
+                f"query.index={self.index} takes the place of a Beta law, but alpha={self.alpha} and "
+                f"beta={self.beta} give one: drop the index, or these."
+            )
+        return self
+
+    @property
+    def law(self) -> QueryLaw:
+        """The law that these numbers describe."""
+        return QueryLaw(self.alpha, self.beta, self.index)
+
+
+def _law_of_name(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value not in QUERY_LAWS:
+        raise ValueError(f"query '{value}' is unknown: {nearest(value, QUERY_LAWS)}")
+    return QuerySettings(alpha=QUERY_LAWS[value].alpha, beta=QUERY_LAWS[value].beta)
+
+
+Query = Annotated[QuerySettings, BeforeValidator(_law_of_name)]
 
 
 @settings
@@ -73,7 +107,10 @@ class TrainConfig:
     num_rollout_steps: Integer = Field(
         default=16, ge=1, le=1000, description="Euler steps from noise to clean."
     )
-    query: QuerySettings = Field(default_factory=QuerySettings, description="Law of the queried state.")
+    query: Query = Field(
+        default_factory=QuerySettings,
+        description="Law of the queried state: low (the paper's), middle, high or uniform, or its numbers.",
+    )
     student_guidance_scale: Number = Field(
         default=1.0,
         ge=0.0,
@@ -127,6 +164,15 @@ class TrainConfig:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} is longer than the run of max_steps={self.max_steps}: "
                 "lower it."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _query_is_on_the_way(self) -> TrainConfig:
+        if self.query.index is not None and self.query.index >= self.num_rollout_steps:
+            raise ValueError(
+                f"query.index={self.query.index} is no state of a rollout of "
+                f"num_rollout_steps={self.num_rollout_steps}, which counts from 0: lower it."
             )
         return self
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from danceopd.families import Family, Teacher
-from danceopd.flow import GuidedField, QueryLaw
+from danceopd.flow import GuidedField
 from danceopd.methods import UpdateResult, update
 from danceopd.settings import ConfigError
 from danceopd.training.batch import build_batch
@@ -108,7 +108,7 @@ class DanceOPDTrainer:
             seed=config.seed,
             route_weights=tuple(route.weight for route in routes),
             route_sizes=tuple(len(rows) for rows in self.data),
-            query=QueryLaw(config.query.alpha, config.query.beta),
+            query=config.query.law,
             num_steps=self.grid.num_steps,
             drop_probability=config.drop_condition,
             slots_per_rank=config.samples_per_update,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -204,10 +205,10 @@ def test_in_a_thread_signals_are_left_to_the_main_one(make_trainer: MakeTrainer)
         ({"batch_size": 2}, "batch_size=3 but 2"),
         ({"learning_rate": 1e-3}, "learning_rate=0.01 but 0.001"),
         ({"seed": 1}, "seed=0 but 1"),
-        ({"ema_decay": 0.5}, "ema_decay=None but 0.5"),
+        ({"ema_decay": 0.5}, "ema_decay=nothing but 0.5"),
         ({"student": StudentConfig(init="3")}, "student.init='base' but '3'"),
         ({"routes": [ROUTES[0], Route("two", data="6")]}, "routes.1.data='5' but '6'"),
-        ({"routes": [*ROUTES, Route("two", data="6")]}, "routes.2.data='nothing' but '6'"),
+        ({"routes": [*ROUTES, Route("two", data="6")]}, "routes.2.data=nothing but '6'"),
         ({"lr_schedule": "linear", "max_steps": 14}, "lr_schedule='constant' but 'linear'"),
     ],
 )
@@ -220,6 +221,17 @@ def test_a_changed_setting_is_refused_by_name(
         make_trainer(**changes).train()
     assert key in str(caught.value) and "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    make_trainer(max_steps=5).train()
+    state = tmp_path / "run/checkpoints/step-00000005/state.json"
+    saved = json.loads(state.read_text())
+    assert saved["run"]["query"].pop("index") is None
+    state.write_text(json.dumps(saved))
+    assert make_trainer().train().step == 12
+    with pytest.raises(ConfigError, match=r"query\.index=nothing but 2 is asked for"):
+        make_trainer(query={"index": 2}).train()
 
 
 def test_data_that_has_grown_is_another_run(
