@@ -24,6 +24,8 @@ FOLDER = Path(__file__).with_name("experts")
 EXPERTS = ("base", "local", "global", "edit")
 STUDENT_FILE = "student.safetensors"
 
+Fingerprint = tuple[Path, int, int, int]
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -63,6 +65,19 @@ def find_weights(name_or_path: str) -> Path:
     near = difflib.get_close_matches(name_or_path, EXPERTS, n=1)
     cure = f"did you mean {near[0]!r}?" if near else "give a file, the folder of a run, or one of them."
     raise ValueError(f"{name_or_path!r} is no file and no shipped expert ({', '.join(EXPERTS)}); {cure}")
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """What stays the same as long as the file does, without reading it.
+
+    Raises:
+        ValueError: the file is not there.
+    """
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); restore the file.") from error
+    return path.resolve(), about.st_ino, about.st_mtime_ns, about.st_size
 
 
 def portable_name(name_or_path: str) -> str:

@@ -97,6 +97,11 @@ def test_a_missing_shipped_expert_is_one_sentence(
     monkeypatch.setattr("danceopd.shapesworld.weights.FOLDER", tmp_path)
     with pytest.raises(ValueError, match=r"base\.safetensors cannot be read"):
         family.field("base")
+    lora = write_weights(
+        tmp_path / "x", {"a.lora_A.weight": torch.zeros(1)}, {"kind": "lora", "base": "base"}
+    )
+    with pytest.raises(ValueError, match=r"base\.safetensors cannot be read \(No such file or directory\)"):
+        family.field(str(lora))
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
