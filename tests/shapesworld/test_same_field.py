@@ -1,4 +1,4 @@
-"""A student that is its teacher has nothing to learn: to the bit, where both are the same weights in one form."""
+"""A student that is its teacher learns nothing: to the bit, where both are the same weights in one form."""
 
 from __future__ import annotations
 
