@@ -149,8 +149,12 @@ def test_the_second_signal_stops_at_once_and_loses_no_update(
         os.kill(os.getpid(), signal.SIGINT)
 
     _at_update(trainer, 3, twice)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")] == ["step-00000003"]
     assert make_trainer().train().step == 12
 
