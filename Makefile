@@ -1,4 +1,5 @@
-# Verbs of the repository. Everything happens in $(VENV); PYTHON, VENV and DANCEOPD_CUDA may be set from outside.
+# Verbs of the repository. Everything happens in $(VENV); PYTHON, VENV, DANCEOPD_CUDA and TORCH_INDEX (the address of the
+# package index that torch comes from, where it is not the usual one) may be set from outside.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,7 +21,7 @@ help:
 # torch goes first and pinned: asked for by a range, pip may take a build for hardware that is not there.
 $(VENV)/torch.stamp: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
+	$(PIP) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") torch
 	$(PIP) scikit-build-core pybind11 cmake ninja
 	@touch $@
 

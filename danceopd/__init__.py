@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from danceopd import flow, ops
-    from danceopd.families import load_family
+    from danceopd.families import StudentConfig, Teacher, load_family
     from danceopd.sampling import sample
     from danceopd.training import (
         DanceOPDTrainer,
         QuerySettings,
         Route,
         RunConfig,
-        StudentConfig,
-        Teacher,
         TrainConfig,
         load_run_config,
         load_student,
@@ -44,15 +42,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "danceopd.families": ("load_family",),
+    "danceopd.families": ("StudentConfig", "Teacher", "load_family"),
     "danceopd.sampling": ("sample",),
     "danceopd.training": (
         "DanceOPDTrainer",
         "QuerySettings",
         "Route",
         "RunConfig",
-        "StudentConfig",
-        "Teacher",
         "TrainConfig",
         "load_run_config",
         "load_student",

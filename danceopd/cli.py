@@ -16,9 +16,6 @@ from typer.core import TyperGroup
 
 # torch takes seconds to import: the commands import what they need, so that help is there at once.
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from danceopd.families import Family
     from danceopd.flow import VelocityField
 
@@ -160,8 +157,13 @@ def train(
     from danceopd.families import load_family
     from danceopd.training import DanceOPDTrainer, load_run_config
 
+    if resume_from is not None and not resume:
+        raise ValueError(
+            f"--no-resume insists on a new run, but --resume-from {resume_from} continues one: "
+            "drop one of them."
+        )
     run = load_run_config(config, overrides or ())
-    family = load_family(run.family, dtype=getattr(torch, run.dtype), device=_device(run.device))
+    family = load_family(run.family, dtype=getattr(torch, run.dtype), device=run.device)
     trainer = DanceOPDTrainer(family=family, teachers=run.teachers, routes=run.routes, config=run)
     result = trainer.train(resume=resume_from or resume)
     if result.stopped_by is not None:
@@ -187,7 +189,9 @@ def sample(
     seed: Seed = 0,
     out: Annotated[
         Path,
-        typer.Option(help="A .png file (several images stand side by side), or a folder of one PNG each."),
+        typer.Option(
+            help="A .png file, where several images stand side by side, or a folder of one PNG each."
+        ),
     ] = Path("sample.png"),
     zoom: Annotated[
         int | None, typer.Option(min=1, help="Enlarge each pixel N times; by default to 256 pixels or more.")
@@ -200,9 +204,10 @@ def sample(
     Example: [bold]danceopd sample runs/x --prompt "red circle on grey"[/bold]
     """
     import danceopd
+    from danceopd.pictures import check_pngs, read_png, write_pngs
 
-    _check_parent(out)
-    image = None if source is None else _read_png(source)
+    check_pngs(out)
+    image = None if source is None else read_png(source)
     loaded, field = _load(model, family, device)
     images = danceopd.sample(
         loaded,
@@ -213,7 +218,7 @@ def sample(
         guidance_scale=guidance_scale,
         seed=seed,
     )
-    for path in _write_pngs(images, out, zoom):
+    for path in write_pngs(images, out, zoom):
         typer.echo(path)
 
 
@@ -235,14 +240,15 @@ def evaluate(
 ) -> None:
     """Score a trained student or an expert on ShapesWorld, exactly and per category."""
     from danceopd import shapesworld
-    from danceopd.training.errors import nearest
+    from danceopd.files import check_writable, write_whole
+    from danceopd.settings import nearest
 
     grounds = ground or ["t2i", "local", "global"]
     for name in grounds:
         if name not in shapesworld.GROUNDS:
             raise ValueError(f"ground '{name}' is unknown: {nearest(name, shapesworld.GROUNDS)}")
     if out is not None:
-        _check_parent(out)
+        check_writable(out)
     family, field = _load(model, "shapesworld", device)
     if not isinstance(family, shapesworld.ShapesWorldFamily):
         raise ValueError(f"'{model}' is of the family '{family.name}', but only ShapesWorld can be scored.")
@@ -253,7 +259,7 @@ def evaluate(
     if out is None:
         typer.echo(text)
     else:
-        out.write_text(text + "\n", encoding="utf-8")
+        write_whole(out, f"{text}\n".encode())
 
 
 def main() -> None:
@@ -262,76 +268,15 @@ def main() -> None:
 
 
 def _load(model: str, family: str, device: str | None) -> tuple[Family, VelocityField]:
-    from danceopd.families import load_family
-    from danceopd.training import Teacher, load_run_config, load_student
+    from danceopd.families import Teacher, load_family
+    from danceopd.training import load_student
 
-    config = Path(model) / "config.yaml"
-    if config.is_file():
-        student = load_student(model, device=_device(device or load_run_config(config).device))
+    if (Path(model) / "config.yaml").is_file():
+        student = load_student(model, device=device)
         typer.echo(f"{model}: {student.step} of {student.config.max_steps} updates", err=True)
         return student.family, student.field
-    loaded = load_family(family, device=_device(device or "cpu"))
+    loaded = load_family(family, device=device or "cpu")
     return loaded, loaded.teacher(Teacher(model, checkpoint=None if model == "base" else model))
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device '{name}' is unknown: use cpu, cuda or cuda:N.") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device '{name}' is not supported: use cpu, cuda or cuda:N.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueError(
-            f"device '{name}' is not here: torch sees {count} CUDA device(s); use cpu or another index."
-        )
-    return device
-
-
-def _check_parent(out: Path) -> None:
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"cannot write '{out}': the folder '{out.parent}' is not there; make it first.")
-
-
-_ZOOM = "danceopd:zoom"
-
-
-def _read_png(path: Path) -> Tensor:
-    """uint8 [3, H, W]; an image that `sample` enlarged is brought back to the pixels it was made of."""
-    import numpy as np
-    import torch
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            zoom = int(image.info.get(_ZOOM, 1))
-            pixels = np.array(image.convert("RGB"))
-    except UnidentifiedImageError:
-        raise ValueError(f"source '{path}' is not an image that can be read: give a PNG.") from None
-    return torch.from_numpy(pixels[::zoom, ::zoom].copy()).permute(2, 0, 1)
-
-
-def _write_pngs(images: Tensor, out: Path, zoom: int | None) -> list[Path]:
-    """Write uint8 [B, 3, H, W] side by side to the PNG ``out``, or to one file each in the folder ``out``."""
-    import torch
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    zoom = zoom or max(1, -(-256 // images.shape[-1]))
-    about = PngInfo()
-    about.add_text(_ZOOM, str(zoom))
-    if out.suffix.lower() == ".png":
-        pictures = {out: torch.cat(list(images), dim=-1)}
-    else:
-        out.mkdir(exist_ok=True)
-        pictures = {out / f"{index:03d}.png": image for index, image in enumerate(images)}
-    for path, image in pictures.items():
-        large = image.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
-        Image.fromarray(large.permute(1, 2, 0).numpy()).save(path, pnginfo=about)
-    return list(pictures)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from danceopd.families import Example, Family
+from danceopd.families.base import Example, Family
 from danceopd.flow import GuidedField, VelocityField, draw_noise, rollout
 
 

@@ -19,6 +19,8 @@ import danceopd
 import danceopd.families
 import danceopd.training.loading
 from danceopd import cli
+from danceopd.families import usable_device
+from danceopd.pictures import read_png, write_pngs
 from tests.training.tiny import TinyFamily
 
 ROOT = Path(__file__).parents[1]
@@ -43,9 +45,10 @@ routes:
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A config file whose family is the tiny one."""
 
-    def load_family(name: str, *, dtype: torch.dtype = torch.float32, device: object = "cpu") -> TinyFamily:
+    def load_family(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> TinyFamily:
         if name != "tiny":
             raise ValueError(f"family must be tiny, but got '{name}'; name that one.")
+        assert usable_device(device) == torch.device("cpu")
         return TinyFamily(dtype)
 
     monkeypatch.setattr(danceopd.families, "load_family", load_family)
@@ -88,6 +91,9 @@ def test_train_continues_and_refuses_another_run(config: Path, tmp_path: Path) -
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     told(run("train", config, "max_steps=6", "seed=1"), "seed=0 but 1")
     told(run("train", config, "--no-resume"), "holds a run already")
+    told(
+        run("train", config, "--no-resume", "--resume-from", "x"), "--no-resume", "--resume-from x", "one of"
+    )
     fork = run(
         "train",
         config,
@@ -186,15 +192,56 @@ def test_mistakes_of_sample_are_one_sentence(config: Path, tmp_path: Path) -> No
     sampled = ("sample", "1", "--family", "tiny", "--prompt", "1")
     told(run(*sampled, "--source", tmp_path / "text.png"), "is not an image")
     told(run(*sampled, "--source", tmp_path / "none.png"), "none.png': No such file")
-    told(run(*sampled, "--out", tmp_path / "no" / "folder" / "x.png"), "is not there; make it first")
     told(run("sample", "1", "--family", "other", "--prompt", "1"), "family must be tiny")
     assert not list(tmp_path.glob("sample*"))
+
+
+def test_where_nothing_can_be_written_is_told_before_the_work(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*arguments: Any, **settings: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(danceopd.families, "load_family", work)
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    sampled = ("sample", "1", "--family", "tiny", "--prompt", "1", "--out")
+    told(run(*sampled, "/proc/x.png"), "cannot write '/proc/x.png': ", "choose another folder")
+    told(run(*sampled, tmp_path / "no" / "x.png"), f"the folder '{tmp_path}/no' is not there; make it first")
+    told(run(*sampled, tmp_path / "x.jpg"), "x.jpg': images are kept as PNG", "end the name in .png")
+    told(run(*sampled, tmp_path / "v1.0"), "v1.0': images are kept as PNG", "or make it a folder first")
+    scored = ("eval", "base", "--out")
+    told(run(*scored, "/proc/x.json"), "cannot write '/proc/x.json': ", "choose another folder")
+    told(run(*scored, tmp_path / "folder"), "folder': it is a folder; name a file in it")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_output_is_whole_or_the_one_before(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "x.png"
+    out.write_text("before")
+    replace = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "replace", full)
+    sampled = ("sample", "1", "--family", "tiny", "--prompt", "1", "--steps", 1, "--out", out)
+    told(run(*sampled), f"cannot write '{out}': No space left on device; free space")
+    assert out.read_text() == "before"
+    assert not list(tmp_path.glob("*.partial"))
+    monkeypatch.setattr(Path, "replace", replace)
+    assert run(*sampled).exit_code == 0
+    assert read_png(out).shape == (3, 4, 4)
 
 
 def test_several_images_are_files_of_a_folder_or_one_row(config: Path, tmp_path: Path) -> None:
     sampled = ("sample", "1", "--family", "tiny", "--prompt", "1", "--prompt", "2", "--steps", 2)
     result = run(*sampled, "--out", tmp_path / "images", "--zoom", 1)
     assert result.stdout.split() == [str(tmp_path / "images" / name) for name in ("000.png", "001.png")]
+    (tmp_path / "v1.0").mkdir()
+    assert str(tmp_path / "v1.0" / "001.png") in run(*sampled, "--out", tmp_path / "v1.0").stdout
     run(*sampled, "--out", tmp_path / "row.png", "--zoom", 3)
     with Image.open(tmp_path / "row.png") as row, Image.open(tmp_path / "images/001.png") as second:
         assert (second.size, row.size) == ((4, 4), (24, 12))
@@ -203,8 +250,8 @@ def test_several_images_are_files_of_a_folder_or_one_row(config: Path, tmp_path:
 
 def test_an_enlarged_image_is_read_back_as_its_pixels(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (1, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    (path,) = cli._write_pngs(image, tmp_path / "x.png", None)
-    assert torch.equal(cli._read_png(path), image[0])
+    (path,) = write_pngs(image, tmp_path / "x.png")
+    assert torch.equal(read_png(path), image[0])
 
 
 def test_eval_hands_over_what_was_asked(

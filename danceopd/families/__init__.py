@@ -5,8 +5,19 @@ from __future__ import annotations
 import torch
 
 from danceopd.families.base import Example, Examples, Family, Student
+from danceopd.families.config import StudentConfig, Teacher
+from danceopd.families.device import usable_device
 
-__all__ = ["Example", "Examples", "Family", "Student", "load_family"]
+__all__ = [
+    "Example",
+    "Examples",
+    "Family",
+    "Student",
+    "StudentConfig",
+    "Teacher",
+    "load_family",
+    "usable_device",
+]
 
 
 def load_family(
@@ -17,12 +28,14 @@ def load_family(
     Args:
         path_or_name: ``"shapesworld"``, the miniature world that ships with the package.
         dtype: of the models' weights and activations.
-        device: where the models run.
+        device: where the models run: cpu, cuda or cuda:N.
 
     Raises:
-        ValueError: if no family is known by that name.
+        ValueError: if no family is known by that name, or the device is not here.
     """
+    device = usable_device(device)
     if path_or_name == "shapesworld":
+        # Only the family that is asked for costs its imports.
         from danceopd.shapesworld.family import ShapesWorldFamily
 
         return ShapesWorldFamily(dtype=dtype, device=device)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import Condition, SigmaGrid, VelocityField
-
-if TYPE_CHECKING:
-    from danceopd.training.config import StudentConfig, Teacher
 
 
 @dataclass(frozen=True)

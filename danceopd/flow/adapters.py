@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
@@ -36,9 +36,11 @@ class AdapterField:
     model: nn.Module
     adapter: str | None
     predict: Predict
+    _layers: _AdapterLayers = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        known = sorted({name for layer in _tuner_layers(self.model) for name in _adapter_names(layer)})
+        object.__setattr__(self, "_layers", _AdapterLayers(self.model))
+        known = sorted({name for layer in self._layers.find() for name in _adapter_names(layer)})
         if self.adapter is not None and self.adapter not in known:
             raise ValueError(
                 f"adapter must name an adapter of the model ({', '.join(known) or 'it has none'}), "
@@ -47,13 +49,29 @@ class AdapterField:
 
     def __call__(self, sample: Tensor, sigma: Tensor, condition: Any) -> Tensor:
         """Velocity [B, ...] of the model under its adapter; see `VelocityField`."""
-        with _active(self.model, self.adapter):
+        with _active(self._layers.find(), self.adapter):
             return self.predict(self.model, sample, sigma, condition)
 
 
+class _AdapterLayers:
+    """The layers of a model that hold adapters; kept until PEFT notes that an adapter has come or gone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._adapters: tuple[Any, ...] = ()
+        self._found: list[Any] = []
+
+    def find(self) -> list[Any]:
+        # A layer that is missed would mix another adapter into this field, so a model without PEFT's record
+        # (a wrapper around one that has it, say) is walked at every call.
+        adapters = tuple(getattr(self._model, "peft_config", {}).items())
+        if not adapters or adapters != self._adapters:
+            self._adapters, self._found = adapters, _tuner_layers(self._model)
+        return self._found
+
+
 @contextmanager
-def _active(model: nn.Module, adapter: str | None) -> Iterator[None]:
-    layers = _tuner_layers(model)
+def _active(layers: Sequence[Any], adapter: str | None) -> Iterator[None]:
     resting = [(layer, layer._active_adapter, layer._disable_adapters) for layer in layers]
     merged = sorted({name for layer in layers for name in getattr(layer, "merged_adapters", ())})
     if merged:

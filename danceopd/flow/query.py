@@ -39,11 +39,6 @@ class QueryLaw:
         if self.index is not None and self.index < 0:
             raise ValueError(f"index must be 0 or above, but got {self.index}; 0 is pure noise.")
 
-    @classmethod
-    def fixed(cls, index: int) -> QueryLaw:
-        """Query state `index` always."""
-        return cls(index=index)
-
     def probabilities(self, num_states: int) -> tuple[float, ...]:
         """P(i) for i = 0 .. num_states - 1; exact, from the Beta distribution function."""
         return _probabilities(self, num_states)

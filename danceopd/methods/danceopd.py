@@ -90,8 +90,10 @@ def match(
 ) -> Tensor:
     """Backward of ``sum over rows of mean (v_student(x_i) - v_m(x_i))^2``, divided by S.
 
-    Teachers are asked on the student's own micro batch and not on a larger one: where it holds one teacher, a
-    student that is that teacher has a loss of exactly 0, free of the rounding of another batch size.
+    Teachers are asked on the student's own micro batch and not on a larger one, free of the rounding of
+    another batch size. So a student that is its teacher has a loss of exactly 0 and stays as it is, on two
+    conditions: the micro batch holds that teacher alone, and both have the same weights in the same form. A
+    LoRA beside its weights and the same LoRA merged into them round differently; their loss is only near 0.
 
     Args:
         student: the field that learns.

@@ -6,11 +6,11 @@ text-to-image base and experts for local, global and joint editing.
 
 from .diversity import Diversity, measure_diversity
 from .evaluate import Scores, evaluate, held_out_tasks
-from .experts import EXPERTS
 from .family import ShapesWorldFamily
 from .render import render
 from .scorer import read, score
 from .tasks import GROUNDS, Task, TaskSet
+from .weights import EXPERTS
 from .world import Scene, Thing
 
 __all__ = [

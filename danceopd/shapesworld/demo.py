@@ -26,11 +26,11 @@ from danceopd.methods import merge_weights
 from danceopd.training import DanceOPDTrainer, Route, StudentConfig, Teacher, TrainConfig, read_metrics
 
 from .evaluate import Scores, evaluate
-from .experts import STUDENT_FILE
 from .family import ShapesWorldFamily
 from .model import predict
 from .report import draw_pictures, write_report
 from .scoreboard import print_scoreboard
+from .weights import STUDENT_FILE
 
 METRICS_FILE = "metrics.json"
 

@@ -10,15 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.families.base import Example, Student
+from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.methods import add_differences
-from danceopd.training.config import StudentConfig, Teacher
 
-from .experts import EXPERTS, STUDENT_FILE, Weights, find_weights, portable_name, read_weights, write_weights
 from .lora import add_lora, file_name, linear_layers, load_lora, lora_metadata, merge_lora, read_lora
 from .model import ShapesCondition, build_model, predict
 from .render import from_pixels, render, to_pixels
 from .tasks import GROUNDS, Task, TaskSet
+from .weights import (
+    EXPERTS,
+    STUDENT_FILE,
+    Fingerprint,
+    Weights,
+    find_weights,
+    fingerprint,
+    portable_name,
+    read_weights,
+    write_weights,
+)
 from .world import CHANNELS, IMAGE_SIZE
 
 _STUDENT = "student"
@@ -48,8 +58,8 @@ class ShapesWorldFamily:
     """The embedded default family: a 0.9 M parameter FLUX.2 on 16 x 16 images, with shipped experts.
 
     Implements `danceopd.families.Family`. Wherever a teacher or a student names weights, the name of a
-    shipped expert, a safetensors file and the folder of a finished run are accepted. All LoRAs on the same
-    weights share one model in memory.
+    shipped expert, a safetensors file and the folder of a finished run are accepted. Fields on the same
+    weights share one model in memory, LoRAs on it and the plain weights alike, and equal ones are one object.
 
     Args:
         dtype: of weights and activations.
@@ -62,7 +72,8 @@ class ShapesWorldFamily:
     def __init__(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
         self.dtype = dtype
         self.device = torch.device(device)
-        self._shared: dict[Path, nn.Module] = {}
+        self._models: dict[Fingerprint, nn.Module] = {}
+        self._fields: dict[tuple[Fingerprint, Fingerprint | None, float], AdapterField] = {}
         self._adapter_numbers = count()
 
     def grid(self, num_steps: int) -> SigmaGrid:
@@ -99,11 +110,11 @@ class ShapesWorldFamily:
             ValueError: the weights are not found, not readable, or not of this world.
         """
         if lora is not None:
-            return self._adapter_field(name_or_path, read_weights(lora), scale)
+            return self._shared_field(name_or_path, read_weights(lora), scale)
         weights = read_weights(name_or_path)
         if weights.is_lora:
-            return self._adapter_field(_base_of(weights), weights, scale)
-        return ModelField(self.full_model(name_or_path), predict)
+            return self._shared_field(_base_of(weights), weights, scale)
+        return self._shared_field(name_or_path, None, 1.0)
 
     def full_model(self, name_or_path: str) -> nn.Module:
         """A frozen model of its own with these weights; a LoRA is merged into the weights it belongs on.
@@ -152,14 +163,18 @@ class ShapesWorldFamily:
         model.load_state_dict(add_differences(model.state_dict(), experts, list(config.init.values())))
         return _full_student(model)
 
-    def _adapter_field(self, base: str, weights: Weights, scale: float) -> AdapterField:
-        path = find_weights(base)
-        if path not in self._shared:
-            self._shared[path] = self.full_model(base)
-        model = self._shared[path]
-        adapter = f"lora{next(self._adapter_numbers)}"
-        load_lora(model, adapter, read_lora(weights, model), scale=scale)
-        return AdapterField(model, adapter, predict)
+    def _shared_field(self, base: str, lora: Weights | None, scale: float) -> AdapterField:
+        beneath = fingerprint(find_weights(base))
+        key = (beneath, None if lora is None else fingerprint(lora.path), scale)
+        if key not in self._fields:
+            if beneath not in self._models:
+                self._models[beneath] = self.full_model(base)
+            model, adapter = self._models[beneath], None
+            if lora is not None:
+                adapter = f"lora{next(self._adapter_numbers)}"
+                load_lora(model, adapter, read_lora(lora, model), scale=scale)
+            self._fields[key] = AdapterField(model, adapter, predict)
+        return self._fields[key]
 
 
 def _full_student(model: nn.Module) -> Student:

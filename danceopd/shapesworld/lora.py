@@ -17,7 +17,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from .experts import Weights
+from .weights import Weights
 
 PREFIX = "transformer."
 ABOUT = "lora_adapter_metadata"

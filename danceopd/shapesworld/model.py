@@ -54,7 +54,7 @@ class ShapesCondition:
     Attributes:
         tokens: word ids [B, 8].
         source: images [B, 3, 16, 16] in [-1, 1]; rows without a source hold zeros.
-        has_source: bool [B].
+        has_source: bool [B], always on the CPU: it decides how a batch is run, which must not wait for a GPU.
     """
 
     tokens: Tensor
@@ -83,7 +83,8 @@ class ShapesCondition:
 
     def take(self, rows: Tensor) -> ShapesCondition:
         """The condition of some rows [R], in their order."""
-        return ShapesCondition(self.tokens[rows], self.source[rows], self.has_source[rows])
+        there = _there(rows, self.tokens.device)
+        return ShapesCondition(self.tokens[there], self.source[there], self.has_source[rows])
 
     def concat(self, other: ShapesCondition) -> ShapesCondition:
         """Both batches as one, `other` last."""
@@ -99,7 +100,7 @@ class ShapesCondition:
 
     def to(self, device: torch.device | str) -> ShapesCondition:
         """The same rows on `device`."""
-        return ShapesCondition(self.tokens.to(device), self.source.to(device), self.has_source.to(device))
+        return ShapesCondition(self.tokens.to(device), self.source.to(device), self.has_source)
 
 
 def patchify(images: Tensor) -> Tensor:
@@ -121,7 +122,7 @@ def _image_ids(reference: int) -> Tensor:
 
 
 _TARGET_IDS = _image_ids(0)
-_SOURCE_IDS = _image_ids(SOURCE_REFERENCE_ID)
+_EDIT_IDS = torch.cat([_TARGET_IDS, _image_ids(SOURCE_REFERENCE_ID)])
 _TEXT_IDS = nn.functional.pad(torch.arange(MAX_TOKENS)[:, None], (3, 0))
 
 
@@ -131,32 +132,34 @@ def predict(model: nn.Module, sample: Tensor, sigma: Tensor, condition: ShapesCo
     Rows with and without a source have sequences of different length, so a mixed batch runs as two forwards.
     """
     with_source = condition.has_source
-    if bool(with_source.all()) or not bool(with_source.any()):
+    if with_source.all() or not with_source.any():
         return _predict_alike(model, sample, sigma, condition, edit=bool(with_source.all()))
-    velocity: Tensor | None = None
-    for edit in (False, True):
-        rows = torch.nonzero(with_source == edit).squeeze(1)
-        part = _predict_alike(model, sample[rows], sigma[rows], condition.take(rows), edit=edit)
-        velocity = sample.new_zeros(sample.shape, dtype=part.dtype) if velocity is None else velocity
-        velocity = velocity.index_copy(0, rows, part)
-    assert velocity is not None
-    return velocity
+    groups = [torch.nonzero(with_source == edit).squeeze(1) for edit in (False, True)]
+    parts = []
+    for edit, rows in zip((False, True), groups, strict=True):
+        there = _there(rows, sample.device)
+        parts.append(_predict_alike(model, sample[there], sigma[there], condition.take(rows), edit=edit))
+    return torch.cat(parts)[_there(torch.argsort(torch.cat(groups)), sample.device)]
 
 
 def _predict_alike(
     model: nn.Module, sample: Tensor, sigma: Tensor, condition: ShapesCondition, *, edit: bool
 ) -> Tensor:
     dtype, device = next(model.parameters()).dtype, sample.device
-    tokens, ids = patchify(sample.to(dtype)), _TARGET_IDS
+    tokens = patchify(sample.to(dtype))
     if edit:
         tokens = torch.cat([tokens, patchify(condition.source.to(dtype))], dim=1)
-        ids = torch.cat([_TARGET_IDS, _SOURCE_IDS])
     output = model(
         hidden_states=tokens,
         encoder_hidden_states=embed(condition.tokens).to(dtype),
         timestep=sigma.to(dtype),
-        img_ids=ids.to(device),
-        txt_ids=_TEXT_IDS.to(device),
+        img_ids=_there(_EDIT_IDS if edit else _TARGET_IDS, device),
+        txt_ids=_there(_TEXT_IDS, device),
         return_dict=False,
     )[0]
     return unpatchify(output[:, :TOKENS])
+
+
+def _there(index: Tensor, device: torch.device) -> Tensor:
+    """A few integers brought to `device` without waiting for what it is doing."""
+    return index.to(device, non_blocking=True)

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .experts import write_weights
 from .family import ShapesWorldFamily
 from .lora import add_lora, file_name, linear_layers, lora_metadata
 from .model import ShapesCondition, build_model, predict
 from .render import render
 from .tasks import EDIT_CATEGORIES, GLOBAL_CATEGORIES, LOCAL_CATEGORIES, T2I_CATEGORIES, TaskSet
+from .weights import write_weights
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """Training: the config of a run, the plan of its updates, the loop, and its checkpoints."""
 
+from danceopd.families import StudentConfig, Teacher
+from danceopd.settings import ConfigError
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
-from danceopd.training.config import QuerySettings, Route, RunConfig, StudentConfig, Teacher, TrainConfig
+from danceopd.training.config import QuerySettings, Route, RunConfig, TrainConfig
 from danceopd.training.config_file import load_run_config, write_config
-from danceopd.training.errors import CheckpointError, ConfigError, DivergedError
+from danceopd.training.errors import CheckpointError, DivergedError
 from danceopd.training.loading import LoadedStudent, load_student
 from danceopd.training.metrics import read_metrics
 from danceopd.training.plan import Plan, SlotPlan

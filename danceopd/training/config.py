@@ -1,4 +1,4 @@
-"""What a training run is made of: teachers, routes, the student, and the numbers of the optimisation.
+"""What a training run is made of: routes to teachers, the student, and the numbers of the optimisation.
 
 Every key is typed and ranged; an unknown key or a value out of range is a `ConfigError` of one sentence.
 The classes are frozen dataclasses: ``dataclasses.replace(config, max_steps=10)`` gives a checked copy.
@@ -9,20 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, PlainValidator, Strict, TypeAdapter, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, model_validator
 
-from danceopd.training.errors import ConfigError, Settings, nearest
+from danceopd.families import StudentConfig, Teacher
+from danceopd.flow import QUERY_LAWS, QueryLaw
+from danceopd.settings import ConfigError, Flag, Integer, Number, Text, nearest, settings
 
-_CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-# Strict, because "1e-4" in quotes or `true` where a number belongs is a mistake and no value.
-Integer = Annotated[int, Strict()]
-Number = Annotated[float, Strict()]
-Flag = Annotated[bool, Strict()]
-Text = Annotated[str, Strict(), Field(min_length=1)]
+_LOW: Final = QUERY_LAWS["low"]
 
 
 def _folder(value: object) -> str | Path:
@@ -34,44 +29,8 @@ def _folder(value: object) -> str | Path:
 Folder = Annotated[str | Path, PlainValidator(_folder)]
 
 
-@dataclass(config=_CHECKED, frozen=True, kw_only=True)
-class Teacher(metaclass=Settings):
-    """A frozen velocity field to learn from: the family's base, a checkpoint, a LoRA, or guidance on one.
-
-    ``Teacher("t2i")`` is the base itself; ``Teacher("guided", guidance_scale=4.5)`` is the base under
-    classifier-free guidance.
-    """
-
-    name: Text = Field(kw_only=False, description="Name that routes and metrics use; unique in a run.")
-    checkpoint: Text | None = Field(
-        default=None, description="Full weights: a path, or a name the family knows; the base when not given."
-    )
-    lora: Text | None = Field(
-        default=None, description="LoRA adapter on those weights: a path, or a name the family knows."
-    )
-    weight_name: Text | None = Field(
-        default=None, description="File inside the LoRA's folder or repository when it holds several."
-    )
-    scale: Number = Field(default=1.0, description="Strength of the LoRA; 1 as trained, 0 none.")
-    guidance_scale: Number = Field(
-        default=1.0, ge=0.0, le=100.0, description="Classifier-free guidance of the teacher; 1 is none."
-    )
-
-    @model_validator(mode="after")
-    def _lora_keys_need_a_lora(self) -> Teacher:
-        if self.lora is None and self.weight_name is not None:
-            raise ValueError(
-                f"teacher '{self.name}' has weight_name={self.weight_name!r} but no lora: name the lora too."
-            )
-        if self.lora is None and self.scale != 1.0:
-            raise ValueError(
-                f"teacher '{self.name}' has scale={self.scale} but no lora to scale: name the lora too."
-            )
-        return self
-
-
-@dataclass(config=_CHECKED, frozen=True, kw_only=True)
-class Route(metaclass=Settings):
+@settings
+class Route:
     """A capability: the teacher that has it, and the prompts (with sources, for edits) it is asked on."""
 
     teacher: Text = Field(kw_only=False, description="Name of one of the run's teachers.")
@@ -83,45 +42,51 @@ class Route(metaclass=Settings):
     )
 
 
-@dataclass(config=_CHECKED, frozen=True, kw_only=True)
-class StudentConfig(metaclass=Settings):
-    """What is trained, and where it starts."""
+@settings
+class QuerySettings:
+    """Which rollout state is queried: number floor(N * u) of N, u ~ Beta(alpha, beta), 0 being pure noise.
 
-    init: Text | dict[Text, Number] = Field(
-        default="base",
-        description="Start of the student: 'base', or a checkpoint or LoRA (path or known name); or several "
-        "with factors, whose differences from the base are added to it: {local: 1.0, global: 0.5}.",
-    )
-    kind: Literal["full", "lora"] = Field(
-        default="full", description="Train all weights, or a LoRA on frozen ones."
-    )
-    rank: Integer = Field(default=16, ge=1, le=4096, description="Rank of the LoRA.")
-    alpha: Number | None = Field(
-        default=None,
-        gt=0.0,
-        description="LoRA alpha; its output is scaled by alpha / rank. The rank when not given.",
-    )
-    targets: list[Text] | None = Field(
-        default=None,
-        min_length=1,
-        description="Module names that get a LoRA; the family's choice when not given.",
-    )
-
-
-@dataclass(config=_CHECKED, frozen=True, kw_only=True)
-class QuerySettings(metaclass=Settings):
-    """Which rollout state is queried: number floor(N * u) of N, u ~ Beta(alpha, beta), 0 being pure noise."""
+    A config may give the name of one of `danceopd.flow.QUERY_LAWS` instead, such as ``query: middle``.
+    """
 
     alpha: Number = Field(
-        default=5.0, gt=0.0, le=1e4, description="First parameter of the Beta law; larger: less noise."
+        default=_LOW.alpha, gt=0.0, le=1e4, description="First parameter of the Beta law; larger: less noise."
     )
     beta: Number = Field(
-        default=2.0, gt=0.0, le=1e4, description="Second parameter of the Beta law; larger: more noise."
+        default=_LOW.beta, gt=0.0, le=1e4, description="Second parameter of the Beta law; larger: more noise."
+    )
+    index: Integer | None = Field(
+        default=None, ge=0, description="Query this state always, in place of the Beta law."
     )
 
+    @model_validator(mode="after")
+    def _one_law(self) -> QuerySettings:
+        if self.index is not None and (self.alpha, self.beta) != (_LOW.alpha, _LOW.beta):
+            raise ValueError(
+                f"query.index={self.index} takes the place of a Beta law, but alpha={self.alpha} and "
+                f"beta={self.beta} give one: drop the index, or these."
+            )
+        return self
 
-@dataclass(config=_CHECKED, frozen=True, kw_only=True)
-class TrainConfig(metaclass=Settings):
+    @property
+    def law(self) -> QueryLaw:
+        """The law that these numbers describe."""
+        return QueryLaw(self.alpha, self.beta, self.index)
+
+
+def _law_of_name(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value not in QUERY_LAWS:
+        raise ValueError(f"query '{value}' is unknown: {nearest(value, QUERY_LAWS)}")
+    return QuerySettings(alpha=QUERY_LAWS[value].alpha, beta=QUERY_LAWS[value].beta)
+
+
+Query = Annotated[QuerySettings, BeforeValidator(_law_of_name)]
+
+
+@settings
+class TrainConfig:
     """The numbers of a training run. Defaults follow the recipe of arXiv 2606.27377 where it gives one."""
 
     output_dir: Folder = Field(
@@ -142,7 +107,10 @@ class TrainConfig(metaclass=Settings):
     num_rollout_steps: Integer = Field(
         default=16, ge=1, le=1000, description="Euler steps from noise to clean."
     )
-    query: QuerySettings = Field(default_factory=QuerySettings, description="Law of the queried state.")
+    query: Query = Field(
+        default_factory=QuerySettings,
+        description="Law of the queried state: low (the paper's), middle, high or uniform, or its numbers.",
+    )
     student_guidance_scale: Number = Field(
         default=1.0,
         ge=0.0,
@@ -199,8 +167,17 @@ class TrainConfig(metaclass=Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _query_is_on_the_way(self) -> TrainConfig:
+        if self.query.index is not None and self.query.index >= self.num_rollout_steps:
+            raise ValueError(
+                f"query.index={self.query.index} is no state of a rollout of "
+                f"num_rollout_steps={self.num_rollout_steps}, which counts from 0: lower it."
+            )
+        return self
 
-@dataclass(config=_CHECKED, frozen=True, kw_only=True)
+
+@settings
 class RunConfig(TrainConfig):
     """A whole run, as a YAML file describes it: TrainConfig plus the family, the teachers and the routes."""
 

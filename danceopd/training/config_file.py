@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from danceopd.files import write_whole
+from danceopd.settings import ConfigError
 from danceopd.training.config import RunConfig, TrainConfig, as_mapping
-from danceopd.training.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
@@ -68,11 +69,8 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
 
 def write_config(config: TrainConfig, path: Path) -> None:
     """Write ``config`` as YAML that :func:`load_run_config` reads; the file is whole or as it was before."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(
-        yaml.safe_dump(as_mapping(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
-    partial.replace(path)
+    text: str = yaml.safe_dump(as_mapping(config), sort_keys=False, allow_unicode=True)
+    write_whole(path, text.encode())
 
 
 def _parse(text: str) -> Any:

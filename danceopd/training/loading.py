@@ -9,10 +9,11 @@ import torch
 
 from danceopd.families import Family, load_family
 from danceopd.flow import VelocityField
+from danceopd.settings import ConfigError
 from danceopd.training.checkpoint import list_checkpoints, load_checkpoint
 from danceopd.training.config import RunConfig
 from danceopd.training.config_file import load_run_config
-from danceopd.training.errors import CheckpointError, ConfigError
+from danceopd.training.errors import CheckpointError
 from danceopd.training.run_folder import CHECKPOINTS, CONFIG
 from danceopd.training.weights import TrainedWeights
 

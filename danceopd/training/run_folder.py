@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from danceopd.settings import ConfigError
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from danceopd.training.config import as_mapping
 from danceopd.training.config_file import load_run_config
-from danceopd.training.errors import CheckpointError, ConfigError
+from danceopd.training.errors import CheckpointError
 
 CHECKPOINTS: Final = "checkpoints"
 METRICS: Final = "metrics.jsonl"
@@ -127,11 +128,12 @@ def _check_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: 
         may_change.add("max_steps")
     before, now = _flat(saved), _flat(wanted)
     for key in sorted({*before, *now}):
-        old, new = before.get(key, "nothing"), now.get(key, "nothing")
+        # None says no more than a key that is not there, as in runs from before the key was added.
+        old, new = (settings.get(key) for settings in (before, now))
         if key.partition(".")[0] not in may_change and old != new:
             raise ConfigError(
-                f"the run in '{where}' was made with {key}={old!r} but {new!r} is asked for: set it back, or "
-                "name another output_dir for a new run."
+                f"the run in '{where}' was made with {key}={_shown(old)} but {_shown(new)} is asked for: set "
+                "it back, or name another output_dir for a new run."
             )
 
 
@@ -142,6 +144,10 @@ def _check_no_later(folder: Path, here: list[Path], step: int, resume: Path) -> 
             f"cannot continue '{folder}' from '{resume}' while it holds a later checkpoint ({later[-1]}): "
             "delete the later ones, or name another output_dir."
         )
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -13,14 +13,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from danceopd.families import Family
-from danceopd.flow import GuidedField, QueryLaw
+from danceopd.families import Family, Teacher
+from danceopd.flow import GuidedField
 from danceopd.methods import UpdateResult, update
+from danceopd.settings import ConfigError
 from danceopd.training.batch import build_batch
 from danceopd.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
-from danceopd.training.config import Route, RunConfig, Teacher, TrainConfig, as_mapping, check_routes
+from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes
 from danceopd.training.config_file import write_config
-from danceopd.training.errors import ConfigError, DivergedError
+from danceopd.training.errors import DivergedError
 from danceopd.training.interrupt import GracefulStop
 from danceopd.training.metrics import MetricsFile
 from danceopd.training.plan import Plan, SlotPlan
@@ -107,7 +108,7 @@ class DanceOPDTrainer:
             seed=config.seed,
             route_weights=tuple(route.weight for route in routes),
             route_sizes=tuple(len(rows) for rows in self.data),
-            query=QueryLaw(config.query.alpha, config.query.beta),
+            query=config.query.law,
             num_steps=self.grid.num_steps,
             drop_probability=config.drop_condition,
             slots_per_rank=config.samples_per_update,

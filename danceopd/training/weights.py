@@ -9,8 +9,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from danceopd.settings import ConfigError
 from danceopd.training.config import TrainConfig
-from danceopd.training.errors import CheckpointError, ConfigError
+from danceopd.training.errors import CheckpointError
 
 _MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
 

@@ -164,6 +164,42 @@ def test_weights_saved_beside_the_adapter_switch_with_it() -> None:
     assert float((expert - base).detach().mean()) > 1.0
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_adapter_added_later_is_kept_out_of_older_fields(wrapped: bool) -> None:
+    inner = ToyModel()
+    model: nn.Module = inner
+    if wrapped:  # no record of PEFT on the outer module
+
+        class Outer(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = inner
+
+            def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
+                return self.inner(*arguments)
+
+        model = Outer()
+    fields, before = {None: AdapterField(model, None, predict)}, {}
+    for name, target in (("one", "first"), ("two", "last")):
+        before = {known: field(SAMPLE, SIGMA, CONDITION) for known, field in fields.items()}
+        config = peft.LoraConfig(r=2, target_modules=[target], init_lora_weights=False)
+        peft.inject_adapter_in_model(config, inner, adapter_name=name)
+        for known, velocity in before.items():
+            assert torch.equal(fields[known](SAMPLE, SIGMA, CONDITION), velocity)
+        fields[name] = AdapterField(model, name, predict)
+        assert not torch.equal(fields[name](SAMPLE, SIGMA, CONDITION), before[None])
+
+
+def test_a_model_is_searched_once_per_change(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks, modules = [], nn.Module.modules
+    field = AdapterField(model, "teacher", predict)
+    monkeypatch.setattr(nn.Module, "modules", lambda self: walks.append(self) or modules(self))
+    for _ in range(3):
+        field(SAMPLE, SIGMA, CONDITION)
+    assert walks == []
+
+
 def test_an_unknown_adapter_is_refused(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"\(student, teacher\), but got 'realism'; inject it first"):
         AdapterField(model, "realism", predict)

@@ -71,7 +71,7 @@ def test_presets_order_by_noise() -> None:
 
 @pytest.mark.parametrize("index", [0, 5, 7])
 def test_a_fixed_index_is_always_drawn(index: int) -> None:
-    law = QueryLaw.fixed(index)
+    law = QueryLaw(index=index)
     rng = np.random.default_rng(0)
     assert {law.draw(rng, 8) for _ in range(50)} == {index}
     assert law.expected_forwards(8) == index
@@ -84,8 +84,8 @@ def test_bad_laws_are_refused() -> None:
     with pytest.raises(ValueError, match="beta must be above 0"):
         QueryLaw(beta=0.0)
     with pytest.raises(ValueError, match="index must be 0 or above, but got -1"):
-        QueryLaw.fixed(-1)
+        QueryLaw(index=-1)
     with pytest.raises(ValueError, match=r"index must be below num_states \(8\), but got 8"):
-        QueryLaw.fixed(8).probabilities(8)
+        QueryLaw(index=8).probabilities(8)
     with pytest.raises(ValueError, match="num_states must be at least 1, but got 0"):
         QueryLaw().probabilities(0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from danceopd.shapesworld import EXPERTS, ShapesWorldFamily, experts
+from danceopd.shapesworld import EXPERTS, ShapesWorldFamily, weights
 from danceopd.shapesworld.model import build_model
 
 torch.set_num_threads(1)  # nets this small only lose time to threads, most of all beside another busy process
@@ -17,7 +17,7 @@ def random_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an untrained expert under every shipped name."""
     folder = tmp_path_factory.mktemp("experts")
     for seed, name in enumerate(EXPERTS):
-        experts.write_weights(
+        weights.write_weights(
             folder / f"{name}.safetensors", build_model(seed).state_dict(), {"kind": "full"}
         )
     return folder
@@ -26,5 +26,5 @@ def random_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def family(random_experts: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShapesWorldFamily]:
     """The family, its experts untrained ones."""
-    monkeypatch.setattr(experts, "FOLDER", random_experts)
+    monkeypatch.setattr(weights, "FOLDER", random_experts)
     yield ShapesWorldFamily()

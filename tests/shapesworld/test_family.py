@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from danceopd.families import load_family
-from danceopd.flow import AdapterField, GuidedField, ModelField, VelocityField
+from danceopd.flow import AdapterField, GuidedField, VelocityField
 from danceopd.shapesworld import ShapesWorldFamily
-from danceopd.shapesworld.experts import STUDENT_FILE, read_weights, write_weights
+from danceopd.shapesworld.weights import STUDENT_FILE, read_weights, write_weights
 from danceopd.training import DanceOPDTrainer, Route, StudentConfig, Teacher, TrainConfig
 
 ROUTES = [Route("base", data="t2i"), Route("global", data="global")]
@@ -196,8 +196,49 @@ def test_a_lora_may_stand_on_another_expert(family: ShapesWorldFamily, tmp_path:
 
 def test_guidance_wraps_a_teacher(family: ShapesWorldFamily) -> None:
     plain, guided = family.teacher(Teacher("a")), family.teacher(Teacher("b", guidance_scale=3.0))
-    assert isinstance(plain, ModelField)
     assert isinstance(guided, GuidedField) and guided.scale == 3.0
+    assert guided.field is plain
+
+
+def test_teachers_of_the_same_weights_are_one_field(
+    family: ShapesWorldFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = str(write_lora(family, tmp_path / "lora"))
+    other = str(write_lora(family, tmp_path / "other", seed=1))
+    loaded = []
+    full_model = ShapesWorldFamily.full_model
+    monkeypatch.setattr(
+        ShapesWorldFamily, "full_model", lambda self, name: loaded.append(name) or full_model(self, name)
+    )
+    base = family.teacher(Teacher("base"))
+    plain = velocity(family, base)
+    fields = [
+        family.teacher(teacher)
+        for teacher in (
+            Teacher("a", lora=lora),
+            Teacher("b", checkpoint=lora),
+            Teacher("c", checkpoint=str(tmp_path / "lora"), scale=1.0),
+            Teacher("d", lora=lora, scale=0.5),
+            Teacher("e", lora=other),
+            Teacher("f"),
+        )
+    ]
+    assert fields[0] is fields[1] is fields[2]
+    assert fields[5] is base
+    assert len({id(field) for field in fields}) == 4
+    assert loaded == ["base"]
+    assert torch.equal(velocity(family, base), plain)
+    assert not torch.equal(velocity(family, fields[0]), plain)
+
+
+def test_weights_that_were_written_anew_are_read_anew(family: ShapesWorldFamily, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    seen = []
+    for name in ("base", "global"):
+        write_weights(path, family.full_model(name).state_dict(), {"kind": "full"})
+        seen.append(velocity(family, family.field(str(path))))
+        assert torch.equal(seen[-1], velocity(family, family.field(name)))
+    assert not torch.equal(*seen)
 
 
 def test_models_are_frozen_and_their_own(family: ShapesWorldFamily) -> None:
@@ -267,6 +308,10 @@ def test_a_lora_without_its_base_is_one_sentence(family: ShapesWorldFamily, tmp_
     path = write_weights(tmp_path / "orphan.safetensors", weights.tensors, {"kind": "lora"})
     assert "does not say which weights it is for" in refusal(family.field, str(path))
     family.field("base", lora=str(path))
+    gone = write_weights(
+        tmp_path / "x.safetensors", weights.tensors, {"kind": "lora", "base": "gone.safetensors"}
+    )
+    assert "gone.safetensors' is no file" in refusal(family.field, str(gone))
     path = write_weights(path, weights.tensors, {"kind": "lora", "base": str(path)})
     assert "is a LoRA on itself" in refusal(family.student, StudentConfig(init=str(path)))
     assert "is a LoRA on itself" in refusal(family.field, str(path))

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.shapesworld import TaskSet, render
-from danceopd.shapesworld.experts import read_weights, write_weights
 from danceopd.shapesworld.lora import (
     ABOUT,
     add_lora,
@@ -22,6 +21,7 @@ from danceopd.shapesworld.lora import (
     read_lora,
 )
 from danceopd.shapesworld.model import ShapesCondition, build_model, predict
+from danceopd.shapesworld.weights import read_weights, write_weights
 
 LAYERS = ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.2.attn.to_out", "proj_out")
 RANK, ALPHA = 2, 5.0

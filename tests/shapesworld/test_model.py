@@ -70,6 +70,17 @@ def test_a_mixed_batch_is_its_rows_one_by_one(model: nn.Module) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("grounds", [("t2i", "t2i"), ("edit", "edit"), ("t2i", "edit", "t2i")])
+def test_nothing_is_read_back_from_the_device(grounds: tuple[str, ...]) -> None:
+    """On the meta device there are no values: asking for one, which would wait for a GPU, is an error."""
+    condition = condition_of(*grounds).to("meta")
+    assert condition.source.is_meta and not condition.has_source.is_meta
+    condition = condition.take(torch.arange(len(grounds))).concat(condition.unconditional())
+    sample, sigma = (tensor.to("meta") for tensor in draw(2 * len(grounds)))
+    velocity = predict(build_model().to("meta"), sample, sigma, condition)
+    assert velocity.is_meta and velocity.shape == sample.shape
+
+
 def test_a_mixed_batch_has_gradients(model: nn.Module) -> None:
     sample, sigma = draw(4)
     sample.requires_grad_()

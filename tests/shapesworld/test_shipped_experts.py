@@ -7,8 +7,8 @@ import torch
 
 from danceopd.flow import AdapterField
 from danceopd.shapesworld import EXPERTS, ShapesWorldFamily, evaluate
-from danceopd.shapesworld.experts import FOLDER, find_weights, read_weights
 from danceopd.shapesworld.train_experts import RECIPES
+from danceopd.shapesworld.weights import FOLDER, find_weights, read_weights
 
 torch.set_num_threads(1)
 

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from danceopd.shapesworld import EXPERTS, ShapesWorldFamily, TaskSet, train_experts
-from danceopd.shapesworld.experts import read_weights
 from danceopd.shapesworld.lora import read_lora
 from danceopd.shapesworld.model import build_model
 from danceopd.shapesworld.train_experts import (
@@ -25,6 +24,7 @@ from danceopd.shapesworld.train_experts import (
     main,
     train,
 )
+from danceopd.shapesworld.weights import read_weights
 
 TINY_LORA = Recipe(("style-change",), init="base", cycles=(6,), batch_size=2, warmup=2, decay=0.5, rank=2)
 TINY = Recipe(("single", "position"), init=None, cycles=(6,), batch_size=2, warmup=2, decay=0.5)

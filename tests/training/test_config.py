@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danceopd.flow import QUERY_LAWS, QueryLaw
 from danceopd.training import (
     ConfigError,
     Route,
@@ -91,6 +92,17 @@ def test_overrides_reach_mappings_and_lists(run_file: Path) -> None:
         ("student.kind=ful", ["student.kind must be 'full' or 'lora', got 'ful'"]),
         ("student=lora", ["student must be a mapping of keys to values, got 'lora'"]),
         ("student.targets=[]", ["student.targets must be a list of at least 1, got []"]),
+        ("query=lwo", ["query 'lwo' is unknown", "did you mean 'low'?"]),
+        ("query=3", ["query must be a mapping of keys to values, got 3"]),
+        ("query={index: 1, alpha: 3}", ["query.index=1 takes the place", "alpha=3.0", "drop the index"]),
+        ("query.index=16", ["query.index=16", "num_rollout_steps=16", "counts from 0: lower it"]),
+        ("query.index=-1", ["query.index must be at least 0, got -1"]),
+        ("student.init=3", ["student.init must be a name, or a mapping of names to factors, got 3"]),
+        ("student.init={a: b}", ["student.init must be a name, or a mapping", "got {'a': 'b'}"]),
+        ("student.init={}", ["student.init must be a name, or a mapping", "got {}"]),
+        ("student.rank=4", ["student.rank=4 is for a LoRA", "student.kind is 'full'", "set that to 'lora'"]),
+        ("student.alpha=4", ["student.alpha=4.0 is for a LoRA", "leave alpha out"]),
+        ("student.targets=[to_q]", ["student.targets=['to_q'] is for a LoRA", "leave targets out"]),
         ("output_dir=3", ["output_dir must be the path of a folder, got 3"]),
         ("family=", ["family must be a text, got None"]),
         ("warmup_steps=5000", ["warmup_steps=5000", "max_steps=3000", "lower it"]),
@@ -155,6 +167,24 @@ def test_python_calls_are_checked_alike() -> None:
         Route("a")  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="max_steps must be at least 1, got -7"):
         dataclasses.replace(TrainConfig(output_dir="x"), max_steps=-7)
+
+
+@pytest.mark.parametrize("name", QUERY_LAWS)
+def test_a_query_law_may_be_named(run_file: Path, name: str) -> None:
+    config = load_run_config(run_file, [f"query={name}"])
+    assert config.query.law == QUERY_LAWS[name]
+    assert TrainConfig(output_dir="x", query=name).query == config.query  # type: ignore[arg-type]
+
+
+def test_a_state_may_be_queried_always(run_file: Path) -> None:
+    assert load_run_config(run_file, ["query.index=3"]).query.law == QueryLaw(index=3)
+
+
+def test_a_full_student_may_repeat_the_defaults_of_a_lora() -> None:
+    """As the config that a run keeps does."""
+    assert StudentConfig(kind="full", rank=16, alpha=None, targets=None) == StudentConfig()
+    with pytest.raises(ConfigError, match=r"student\.rank=8 is for a LoRA"):
+        StudentConfig(rank=8)
 
 
 def test_a_config_cannot_change_behind_the_runs_back() -> None:

@@ -126,7 +126,7 @@ def test_a_route_of_weight_zero_is_never_taken() -> None:
         ({"drop_probability": 1.5}, "drop_probability must lie in"),
         ({"slots_per_rank": 0}, "slots_per_rank must be at least 1"),
         ({"num_steps": 0}, "num_states must be at least 1"),
-        ({"query": QueryLaw.fixed(16)}, "index must be below num_states"),
+        ({"query": QueryLaw(index=16)}, "index must be below num_states"),
     ],
 )
 def test_a_bad_plan_is_refused(change: dict[str, object], message: str) -> None:

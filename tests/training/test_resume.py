@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+import danceopd.training.trainer as trainer_module
+from danceopd.families import usable_device
 from danceopd.training import (
     CheckpointError,
     ConfigError,
@@ -20,6 +23,7 @@ from danceopd.training import (
     StudentConfig,
     list_checkpoints,
     load_student,
+    write_config,
 )
 from danceopd.training.metrics import MetricsFile
 from tests.training.conftest import ROUTES
@@ -145,8 +149,12 @@ def test_the_second_signal_stops_at_once_and_loses_no_update(
         os.kill(os.getpid(), signal.SIGINT)
 
     _at_update(trainer, 3, twice)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")] == ["step-00000003"]
     assert make_trainer().train().step == 12
 
@@ -204,10 +212,10 @@ def test_in_a_thread_signals_are_left_to_the_main_one(make_trainer: MakeTrainer)
         ({"batch_size": 2}, "batch_size=3 but 2"),
         ({"learning_rate": 1e-3}, "learning_rate=0.01 but 0.001"),
         ({"seed": 1}, "seed=0 but 1"),
-        ({"ema_decay": 0.5}, "ema_decay=None but 0.5"),
+        ({"ema_decay": 0.5}, "ema_decay=nothing but 0.5"),
         ({"student": StudentConfig(init="3")}, "student.init='base' but '3'"),
         ({"routes": [ROUTES[0], Route("two", data="6")]}, "routes.1.data='5' but '6'"),
-        ({"routes": [*ROUTES, Route("two", data="6")]}, "routes.2.data='nothing' but '6'"),
+        ({"routes": [*ROUTES, Route("two", data="6")]}, "routes.2.data=nothing but '6'"),
         ({"lr_schedule": "linear", "max_steps": 14}, "lr_schedule='constant' but 'linear'"),
     ],
 )
@@ -220,6 +228,17 @@ def test_a_changed_setting_is_refused_by_name(
         make_trainer(**changes).train()
     assert key in str(caught.value) and "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    make_trainer(max_steps=5).train()
+    state = tmp_path / "run/checkpoints/step-00000005/state.json"
+    saved = json.loads(state.read_text())
+    assert saved["run"]["query"].pop("index") is None
+    state.write_text(json.dumps(saved))
+    assert make_trainer().train().step == 12
+    with pytest.raises(ConfigError, match=r"query\.index=nothing but 2 is asked for"):
+        make_trainer(query={"index": 2}).train()
 
 
 def test_data_that_has_grown_is_another_run(
@@ -269,8 +288,6 @@ def test_a_new_run_is_not_written_over_an_old_one(make_trainer: MakeTrainer, tmp
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
     make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
-    from danceopd.training import write_config
-
     trainer = make_trainer()
     (tmp_path / "run").mkdir()
     write_config(trainer.run, tmp_path / "run/config.yaml")
@@ -312,9 +329,28 @@ def test_a_checkpoint_can_be_named(make_trainer: MakeTrainer, tmp_path: Path) ->
     assert [line["step"] for line in comparable(fork)] == [11, 12]
     with pytest.raises(CheckpointError, match=r"holds a later checkpoint \(step-00000012\)"):
         make_trainer().train(resume=tmp_path / "run/checkpoints/step-00000010")
+    with pytest.raises(ConfigError, match="seed=0 but 1"):
+        make_trainer(output_dir=tmp_path / "other", seed=1).train(
+            resume=tmp_path / "run/checkpoints/step-00000010"
+        )
     with pytest.raises(CheckpointError, match="is no checkpoint"):
         make_trainer(output_dir=tmp_path / "other").train(resume=tmp_path / "none")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_named_checkpoint_is_not_put_over_another_run(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    """That one has no checkpoint yet, so its config alone tells whose folder it is."""
+    make_trainer().train()
+    (tmp_path / "other").mkdir()
+    write_config(make_trainer(output_dir=tmp_path / "other", seed=1).run, tmp_path / "other/config.yaml")
+    before = (tmp_path / "other/config.yaml").read_bytes()
+    checkpoint = tmp_path / "run/checkpoints/step-00000010"
+    with pytest.raises(ConfigError, match=r"the run in '.*/other' was made with seed=1 but 0 is asked for"):
+        make_trainer(output_dir=tmp_path / "other").train(resume=checkpoint)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["config.yaml"]
+    assert (tmp_path / "other/config.yaml").read_bytes() == before
+    write_config(make_trainer(output_dir=tmp_path / "other").run, tmp_path / "other/config.yaml")
+    assert make_trainer(output_dir=tmp_path / "other").train(resume=checkpoint).step == 12
 
 
 def test_two_processes_do_not_share_a_folder(make_trainer: MakeTrainer, tmp_path: Path) -> None:
@@ -330,6 +366,79 @@ def test_two_processes_do_not_share_a_folder(make_trainer: MakeTrainer, tmp_path
     _at_update(trainer, 0, other)
     trainer.train()
     assert len(errors) >= 1 and "in use by another training process" in errors[0]
+
+
+@pytest.mark.parametrize("place_is_there", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "resume", "words"),
+    [
+        ({}, True, None),
+        ({"seed": 1}, True, "seed=0 but 1"),
+        ({}, False, "holds a run already"),
+    ],
+    ids=["the-same-run", "another-run", "a-new-run"],
+)
+def test_what_another_process_trained_before_the_lock_is_seen(
+    make_trainer: MakeTrainer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place_is_there: bool,
+    changes: dict[str, Any],
+    resume: bool,
+    words: str | None,
+) -> None:
+    """The other training begins after this one has looked at the folder, and ends before it has the lock."""
+    if place_is_there:
+        (tmp_path / "run").mkdir()
+    lock, found = trainer_module.open_folder, []
+
+    def late(folder: Path) -> Any:
+        if not found:
+            found.append(folder)
+            make_trainer(max_steps=7).train()
+            found.extend(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+        return lock(folder)
+
+    monkeypatch.setattr(trainer_module, "open_folder", late)
+    trainer = make_trainer(**changes)
+    if words is None:
+        assert trainer.train(resume=resume).step == 12
+        make_trainer(output_dir=tmp_path / "whole").train()
+        assert _bits(tmp_path / "run", 12) == _bits(tmp_path / "whole", 12)
+        assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
+    else:
+        with pytest.raises(ConfigError, match=words):
+            trainer.train(resume=resume)
+        left = [path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()]
+        assert left == found[1:]
+
+
+def test_a_run_of_a_gpu_goes_on_and_is_read_where_there_is_none(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import danceopd.training.loading as loading
+
+    def load_family(name: str, *, dtype: torch.dtype, device: str) -> TinyFamily:
+        assert usable_device(device).type == "cpu"
+        return TinyFamily(dtype)
+
+    monkeypatch.setattr(loading, "load_family", load_family)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    make_trainer(max_steps=7).train()
+    state = tmp_path / "run/checkpoints/step-00000007/state.json"
+    for path in (state, tmp_path / "run/config.yaml"):
+        text = path.read_text()
+        assert text.count("cpu") == 1
+        path.write_text(text.replace("cpu", "cuda"))
+
+    with pytest.raises(ValueError, match=r"device 'cuda' is not here: torch sees 0 CUDA device"):
+        load_student(tmp_path / "run")
+    assert load_student(tmp_path / "run", device="cpu").step == 7
+
+    assert make_trainer().train().step == 12
+    make_trainer(output_dir=tmp_path / "whole").train()
+    assert _bits(tmp_path / "run", 12) == _bits(tmp_path / "whole", 12)
+    assert load_student(tmp_path / "run").config.device == "cpu"
 
 
 def test_the_student_of_a_run_is_read_back(
@@ -353,8 +462,6 @@ def test_the_student_of_a_run_is_read_back(
 
 
 def test_a_folder_without_a_run_or_checkpoint_is_told(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    from danceopd.training import write_config
-
     with pytest.raises(ConfigError, match=r"has no config\.yaml"):
         load_student(tmp_path)
     write_config(make_trainer().run, tmp_path / "config.yaml")

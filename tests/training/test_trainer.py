@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import danceopd.training.trainer as trainer_module
+from danceopd.flow import QUERY_LAWS
 from danceopd.training import ConfigError, DanceOPDTrainer, DivergedError, Route, Teacher, read_metrics
 from tests.training.conftest import ROUTES, TEACHERS
 from tests.training.tiny import TinyFamily
@@ -201,6 +202,14 @@ def test_a_loss_that_is_not_finite_at_once_saves_nothing(make_trainer: MakeTrain
     with pytest.raises(DivergedError, match="update 1 on route 'bad': no update was made yet"):
         trainer.train()
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_law_of_the_config_is_the_one_that_draws(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    make_trainer(query={"index": 3}, max_steps=2).train()
+    assert [line["sigma"] for line in comparable(tmp_path / "run")] == [0.25, 0.25]
+    assert [line["forwards"] for line in comparable(tmp_path / "run")] == [18, 18]
+    high = make_trainer(output_dir=tmp_path / "high", query="high")
+    assert high.plan.query == QUERY_LAWS["high"]
 
 
 def test_the_config_that_is_kept_describes_the_run(make_trainer: MakeTrainer, tmp_path: Path) -> None:

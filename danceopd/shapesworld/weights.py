@@ -1,4 +1,4 @@
-"""The experts that ship with the package, and how weights of this world are found, read and written.
+"""Weights files of this world: the experts that ship, and how files are found, read and written.
 
 A weights file is safetensors: the tensors of a whole model under their own names, or those of a LoRA under
 the names that diffusers gives them (see `lora`). Its metadata says which (`kind`: "full" or "lora") and, of a
@@ -9,7 +9,6 @@ folder).
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from danceopd.files import write_whole
+
 FOLDER = Path(__file__).with_name("experts")
 EXPERTS = ("base", "local", "global", "edit")
 STUDENT_FILE = "student.safetensors"
+
+Fingerprint = tuple[Path, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ def find_weights(name_or_path: str) -> Path:
     raise ValueError(f"{name_or_path!r} is no file and no shipped expert ({', '.join(EXPERTS)}); {cure}")
 
 
+def fingerprint(path: Path) -> Fingerprint:
+    """What stays the same as long as the file does, without reading it.
+
+    Raises:
+        ValueError: the file is not there.
+    """
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); restore the file.") from error
+    return path.resolve(), about.st_ino, about.st_mtime_ns, about.st_size
+
+
 def portable_name(name_or_path: str) -> str:
     """What another file may call these weights: a shipped expert's name, or a path from the root."""
     return name_or_path if name_or_path in EXPERTS else str(find_weights(name_or_path).resolve())
@@ -91,13 +107,6 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         OSError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        # Written by Python and not by safetensors, which would hide the file from other users.
-        part.write_bytes(save(whole, metadata=dict(metadata)))
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written ({error}); free space or choose another folder.") from error
-    return path
+    # Written by Python and not by safetensors, which would hide the file from other users.
+    return write_whole(path, save(whole, metadata=dict(metadata)))

@@ -1,0 +1,101 @@
+"""What a family is asked to load: teachers, and where the student starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, PlainValidator, model_validator
+
+from danceopd.settings import Integer, Number, Text, settings
+
+_RANK: Final = 16
+
+
+@settings
+class Teacher:
+    """A frozen velocity field to learn from: the family's base, a checkpoint, a LoRA, or guidance on one.
+
+    ``Teacher("t2i")`` is the base itself; ``Teacher("guided", guidance_scale=4.5)`` is the base under
+    classifier-free guidance.
+    """
+
+    name: Text = Field(kw_only=False, description="Name that routes and metrics use; unique in a run.")
+    checkpoint: Text | None = Field(
+        default=None, description="Full weights: a path, or a name the family knows; the base when not given."
+    )
+    lora: Text | None = Field(
+        default=None, description="LoRA adapter on those weights: a path, or a name the family knows."
+    )
+    weight_name: Text | None = Field(
+        default=None, description="File inside the LoRA's folder or repository when it holds several."
+    )
+    scale: Number = Field(default=1.0, description="Strength of the LoRA; 1 as trained, 0 none.")
+    guidance_scale: Number = Field(
+        default=1.0, ge=0.0, le=100.0, description="Classifier-free guidance of the teacher; 1 is none."
+    )
+
+    @model_validator(mode="after")
+    def _lora_keys_need_a_lora(self) -> Teacher:
+        if self.lora is None and self.weight_name is not None:
+            raise ValueError(
+                f"teacher '{self.name}' has weight_name={self.weight_name!r} but no lora: name the lora too."
+            )
+        if self.lora is None and self.scale != 1.0:
+            raise ValueError(
+                f"teacher '{self.name}' has scale={self.scale} but no lora to scale: name the lora too."
+            )
+        return self
+
+
+def _start(value: object) -> object:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, Mapping) and value and all(map(_is_factor, value.values())):
+        return {str(name): float(factor) for name, factor in value.items()}
+    raise ValueError(f"student.init must be a name, or a mapping of names to factors, got {value!r}.")
+
+
+def _is_factor(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+Start = Annotated[str | dict[str, float], PlainValidator(_start)]
+
+
+@settings
+class StudentConfig:
+    """What is trained, and where it starts."""
+
+    init: Start = Field(
+        default="base",
+        description="Start of the student: 'base', or a checkpoint or LoRA (path or known name); or several "
+        "with factors, whose differences from the base are added to it: {local: 1.0, global: 0.5}.",
+    )
+    kind: Literal["full", "lora"] = Field(
+        default="full", description="Train all weights, or a LoRA on frozen ones."
+    )
+    rank: Integer = Field(default=_RANK, ge=1, le=4096, description="Rank of the LoRA.")
+    alpha: Number | None = Field(
+        default=None,
+        gt=0.0,
+        description="LoRA alpha; its output is scaled by alpha / rank. The rank when not given.",
+    )
+    targets: list[Text] | None = Field(
+        default=None,
+        min_length=1,
+        description="Module names that get a LoRA; the family's choice when not given.",
+    )
+
+    @model_validator(mode="after")
+    def _lora_keys_need_a_lora(self) -> StudentConfig:
+        if self.kind == "full":
+            for key, default in (("rank", _RANK), ("alpha", None), ("targets", None)):
+                value = getattr(self, key)
+                if value != default:
+                    raise ValueError(
+                        f"student.{key}={value!r} is for a LoRA, but student.kind is 'full': set that to "
+                        f"'lora', or leave {key} out."
+                    )
+        return self

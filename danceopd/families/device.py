@@ -1,0 +1,25 @@
+"""Devices that a family can be loaded on."""
+
+from __future__ import annotations
+
+import torch
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device called ``name``: cpu, cuda or cuda:N.
+
+    Raises:
+        ValueError: it is of another kind, or torch does not see it here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device '{name}' is unknown: use cpu, cuda or cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device '{name}' is not supported: use cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(
+            f"device '{name}' is not here: torch sees {count} CUDA device(s); use cpu or another index."
+        )
+    return device

@@ -1,0 +1,42 @@
+"""Files that are whole, or as they were before."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+
+def check_writable(path: Path) -> None:
+    """Find what keeps the file ``path`` from being written, before the work for it begins; leaves no trace.
+
+    Raises:
+        ValueError: ``path`` is a folder, or its folder is not there or takes no files.
+    """
+    if path.is_dir():
+        raise ValueError(f"cannot write '{path}': it is a folder; name a file in it.")
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write '{path}': the folder '{path.parent}' is not there; make it first.")
+    try:
+        # The one question that permissions, full disks and read-only mounts all answer.
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(b"\0")
+    except OSError as error:
+        raise ValueError(f"cannot write '{path}': {error.strerror}; choose another folder.") from error
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write ``content`` such that ``path`` is never seen half-written, and return it.
+
+    Raises:
+        OSError: it cannot be written; what was there before stays.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot write '{path}': {reason}; free space or choose another folder.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from danceopd.families import load_family, usable_device
+
+
+def test_devices_are_known_by_name() -> None:
+    assert usable_device("cpu") == usable_device(torch.device("cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gpu", "device 'gpu' is unknown: use cpu, cuda or cuda:N"),
+        ("meta", "device 'meta' is not supported: use cpu, cuda or cuda:N"),
+        ("cuda", r"device 'cuda' is not here: torch sees 0 CUDA device\(s\); use cpu"),
+        ("cuda:9", "device 'cuda:9' is not here"),
+    ],
+)
+def test_a_device_that_is_not_here_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=words):
+        load_family("shapesworld", device=name)
+
+
+def test_an_unknown_family_is_one_sentence() -> None:
+    with pytest.raises(ValueError, match="family must be one of: shapesworld; but got 'sd3'"):
+        load_family("sd3")
