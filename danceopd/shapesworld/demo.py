@@ -79,8 +79,8 @@ def run_demo(*, output_dir: Path = Path("runs/demo"), seed: int = 0, prompts: in
     began = time.monotonic()
     console = Console()
     for setting in SETTINGS:
-        # Finds what is wrong with the folder before any file is written.
-        make_trainer(setting, output_dir / setting.name, seed)
+        # What is wrong with the folder is told here, before any file is written.
+        make_trainer(setting, output_dir / setting.name, seed).find_start()
     workers = min(len(SETTINGS), os.cpu_count() or 1)
     context = multiprocessing.get_context("spawn")
     with _one_thread(), ProcessPoolExecutor(workers, mp_context=context) as pool:

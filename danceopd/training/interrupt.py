@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 class GracefulStop:
-    """While entered, the first SIGINT or SIGTERM is only noted in ``signal``; a second one acts as usual.
+    """While entered, a first SIGINT and a first SIGTERM are only noted in ``signal``; a second acts as usual.
 
-    In a thread other than the main one Python cannot handle signals, and nothing is changed.
+    The two are counted apart, because one wish may come as both: Ctrl-C reaches a worker from the terminal,
+    and then its parent ends its workers. In a thread other than the main one Python cannot handle signals, and nothing is changed.
     """
 
     def __init__(self) -> None:
@@ -34,9 +35,15 @@ class GracefulStop:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
-        print("\nstopping: this update is finished and saved first; once more stops at once", file=sys.stderr)
+        first = self.signal is None
+        if first:
+            self.signal = number
+        signal.signal(number, self._before.pop(number))
+        if first:
+            print(
+                "\nstopping: this update is finished and saved first; once more stops at once",
+                file=sys.stderr,
+            )
 
     def _restore(self) -> None:
         while self._before:

@@ -118,6 +118,15 @@ class DanceOPDTrainer:
         self._saved_step = 0
         self._between_updates = True
 
+    def find_start(self, resume: bool | str | Path = True) -> Checkpoint | None:
+        """The checkpoint that ``train`` would start from, None for the beginning; reads only, writes nothing.
+
+        Raises:
+            ConfigError: if ``output_dir`` holds another run.
+            CheckpointError: if the checkpoint is damaged.
+        """
+        return find_start(self.output_dir, as_mapping(self.run) | self._rows(), resume)
+
     def train(self, resume: bool | str | Path = True) -> TrainResult:
         """Train to ``max_steps``; SIGINT or SIGTERM save a checkpoint and end the run between updates.
 
@@ -131,13 +140,12 @@ class DanceOPDTrainer:
             DivergedError: if a loss or gradient is not finite. As after any error, the state before that
                 update is saved.
         """
-        settings = as_mapping(self.run) | self._rows()
         if not self.output_dir.exists():
-            find_start(self.output_dir, settings, resume)  # a bad `resume` must not leave a folder behind
+            self.find_start(resume)  # a bad `resume` must not leave a folder behind
         with ExitStack() as stack:
             stack.enter_context(open_folder(self.output_dir))
             # Under the lock: another process may have trained here a moment ago.
-            start = find_start(self.output_dir, settings, resume)
+            start = self.find_start(resume)
             if start is not None:
                 self._restore(start)
             elif self.step or not self._between_updates:

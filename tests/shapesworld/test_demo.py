@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +15,7 @@ import pytest
 from PIL import Image
 
 from danceopd.shapesworld import demo
-from danceopd.training import ConfigError
+from danceopd.training import ConfigError, list_checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -62,10 +67,76 @@ def test_nothing_unfinished_is_left(finished: Path) -> None:
     assert not list(finished.rglob("*.part"))
 
 
-def test_another_seed_does_not_overwrite(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_seed_is_refused_before_anything_is_started_or_written(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(demo, "SETTINGS", tuple(replace(s, updates=2) for s in demo.SETTINGS))
+    monkeypatch.setattr(demo, "ProcessPoolExecutor", None)
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     with pytest.raises(ConfigError, match="seed"):
         demo.run_demo(output_dir=finished, seed=4, prompts=2)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+# Two settings that would train for days, one of which cannot write its picture.
+ENDLESS = """
+from dataclasses import replace
+from pathlib import Path
+from danceopd.shapesworld import demo
+
+if __name__ == "__main__":
+    first, second = demo.SETTINGS
+    demo.SETTINGS = (replace(first, updates=10**6), replace(second, updates={updates}))
+    demo.run_demo(output_dir=Path("demo"), prompts=1)
+"""
+
+
+def start_demo(folder: Path, updates: int) -> subprocess.Popen[str]:
+    script = folder / "script.py"
+    script.write_text(ENDLESS.format(updates=updates))
+    return subprocess.Popen(
+        [sys.executable, script], cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def check_that_all_stopped(process: subprocess.Popen[str], folder: Path, saved: list[str]) -> None:
+    """No process is left, nothing pretends to be a result, and the runs can be continued."""
+    for _ in range(600):  # multiprocessing's own tracker ends just after the process that it serves
+        if not group_lives(process.pid):
+            break
+        time.sleep(0.1)
+    assert not group_lives(process.pid)
+    assert process.returncode != 0
+    assert not (folder / "demo/metrics.json").exists()
+    for name in saved:
+        assert list_checkpoints(folder / "demo" / name / "checkpoints")
+
+
+def test_ctrl_c_stops_and_saves_both_settings(tmp_path: Path) -> None:
+    process = start_demo(tmp_path, updates=10**6)
+    lines = [tmp_path / "demo" / setting.name / "metrics.jsonl" for setting in demo.SETTINGS]
+    while process.poll() is None and not all(path.exists() and path.stat().st_size for path in lines):
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    process.communicate()
+    check_that_all_stopped(process, tmp_path, [setting.name for setting in demo.SETTINGS])
+
+
+def test_a_setting_that_fails_ends_the_other(tmp_path: Path) -> None:
+    failing = demo.SETTINGS[1].name
+    (tmp_path / f"demo/{failing}.png").mkdir(parents=True)
+    process = start_demo(tmp_path, updates=1)
+    _, said = process.communicate()
+    assert f"{failing}.png" in said.splitlines()[-1]
+    check_that_all_stopped(process, tmp_path, [setting.name for setting in demo.SETTINGS])
 
 
 def test_verdict_compares_means_over_grounds() -> None:

@@ -139,6 +139,17 @@ def test_a_signal_ends_between_updates_and_the_run_goes_on(
     assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_one_wish_told_by_both_signals_is_one_wish(
+    make_trainer: MakeTrainer, tmp_path: Path, numbers: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer()
+    _at_update(trainer, 6, lambda: [os.kill(os.getpid(), number) for number in numbers])
+    result = trainer.train()
+    assert (result.step, result.stopped_by) == (7, numbers[0])
+    assert capsys.readouterr().err.count("once more stops at once") == 1
+
+
 def test_the_second_signal_stops_at_once_and_loses_no_update(
     make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
