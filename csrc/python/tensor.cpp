@@ -2,10 +2,12 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
 #include "cuda/launch.h"
+#include "python/exchange.h"
 
 namespace danceopd::python {
 namespace {
@@ -80,37 +82,100 @@ void require_plain_type(PyObject* object) {
   if (type != torch.tensor && type != torch.parameter) throw NotPlain();
 }
 
-DType read_dtype(PyObject* dtype) {
+#if defined(DANCEOPD_CUDA_BUILT)
+int usable_cuda(int device) {
+  if (!cuda::usable(device)) throw NotPlain();
+  return device;
+}
+#endif
+
+void count_elements(Tensor& t) {
+  if (t.dimensions == 0) throw NotPlain();
+  t.batch = t.sizes[0];
+  t.per_sample = 1;
+  for (int i = 1; i < t.dimensions; ++i) t.per_sample *= t.sizes[i];
+  if (t.batch <= 0 || t.per_sample <= 0) throw NotPlain();
+}
+
+// -- by the exchange table --
+
+DType dtype_of(const Description& d) {
+  if (d.lanes == 1 && d.code == kCodeFloat && d.bits == 32) return DType::f32;
+  if (d.lanes == 1 && d.code == kCodeBfloat && d.bits == 16) return DType::bf16;
+  if (d.lanes == 1 && d.code == kCodeFloat && d.bits == 16) return DType::f16;
+  if (d.lanes == 1 && d.code == kCodeFloat && d.bits == 64) return DType::f64;
+  if (d.lanes == 1 && d.code == kCodeBool) return DType::u8;
+  throw NotPlain();
+}
+
+int device_of(const Description& d) {
+  if (d.device_type == kDeviceCpu) return kCpu;
+#if defined(DANCEOPD_CUDA_BUILT)
+  if (d.device_type == kDeviceCuda) return usable_cuda(d.device_index);
+#endif
+  throw NotPlain();
+}
+
+bool is_contiguous(const Description& d) {
+  int64_t expected = 1;
+  for (int i = d.dimensions - 1; i >= 0; --i) {
+    if (d.sizes[i] != 1 && d.strides[i] != expected) return false;
+    expected *= d.sizes[i];
+  }
+  return true;
+}
+
+void read_by_table(Tensor& t, bool index) {
+  Description d;
+  if (!describe(t.object, d)) throw NotPlain();
+  if (index) {
+    if (d.code != kCodeInt || d.bits != 64 || d.lanes != 1) throw NotPlain();
+  } else {
+    t.dtype = dtype_of(d);
+  }
+  t.device = device_of(d);
+  if (!is_contiguous(d)) throw NotPlain();
+  t.data = d.data == nullptr ? nullptr : static_cast<char*>(d.data) + d.byte_offset;
+  t.dimensions = d.dimensions;
+  t.sizes = d.sizes;
+}
+
+// -- by attributes --
+
+DType dtype_of(PyObject* dtype) {
   for (int i = 0; i < kDTypes; ++i) {
     if (dtype == torch.dtype[i]) return static_cast<DType>(i);
   }
   throw NotPlain();
 }
 
-int read_device(PyObject* object) {
+int device_of(PyObject* object) {
   if (is_true(object, torch.get_is_cpu)) return kCpu;
 #if defined(DANCEOPD_CUDA_BUILT)
   if (is_true(object, torch.get_is_cuda)) {
-    const int device = static_cast<int>(PyLong_AsLong(ask(object, torch.get_device).get()));
-    if (cuda::usable(device)) return device;
+    return usable_cuda(static_cast<int>(PyLong_AsLong(ask(object, torch.get_device).get())));
   }
 #endif
   throw NotPlain();
 }
 
-void read_shape(Tensor& t) {
-  t.shape = get(t.object, torch.get_shape);
-  t.dimensions = static_cast<int>(PyTuple_GET_SIZE(t.shape.get()));
-  if (t.dimensions == 0) throw NotPlain();
-  t.per_sample = 1;
-  for (int i = 0; i < t.dimensions; ++i) {
-    const int64_t size = PyLong_AsLongLong(PyTuple_GET_ITEM(t.shape.get(), i));
-    if (size <= 0) {
-      PyErr_Clear();
-      throw NotPlain();
-    }
-    i == 0 ? t.batch = size : t.per_sample *= size;
+void read_by_attributes(Tensor& t, bool index) {
+  const Ref dtype = get(t.object, torch.get_dtype);
+  if (index) {
+    if (dtype.get() != torch.int64) throw NotPlain();
+  } else {
+    t.dtype = dtype_of(dtype.get());
   }
+  t.device = device_of(t.object);
+  if (ask(t.object, torch.is_contiguous).get() != Py_True) throw NotPlain();
+  t.data = PyLong_AsVoidPtr(ask(t.object, torch.data_ptr).get());
+  const Ref shape = get(t.object, torch.get_shape);
+  t.dimensions = static_cast<int>(PyTuple_GET_SIZE(shape.get()));
+  for (int i = 0; i < t.dimensions; ++i) {
+    t.own_sizes.push_back(PyLong_AsLongLong(PyTuple_GET_ITEM(shape.get(), i)));
+  }
+  if (PyErr_Occurred() != nullptr) throw NotPlain();  // a size that is not known
+  t.sizes = t.own_sizes.data();
 }
 
 }  // namespace
@@ -137,6 +202,7 @@ void bind_torch(PyObject* names) {
   torch.data_ptr = descriptor("data_ptr");
   torch.get_device = descriptor("get_device");
   torch.new_empty = descriptor("new_empty");
+  bind_exchange(kept(names, "exchange"));
   torch.forward_ad = kept(names, "forward_ad");
   torch.s_current_level = PyUnicode_InternFromString("_current_level");
   torch.kw_dtype = Py_BuildValue("(s)", "dtype");
@@ -153,37 +219,29 @@ Reader::Reader(Caller caller) : caller_(caller) {
   if (level == nullptr || PyLong_AsLong(level) >= 0) throw NotPlain();
 }
 
-void Reader::read_rest(Tensor& t) const {
-  t.device = read_device(t.object);
+Tensor Reader::read_any(PyObject* object, bool index) const {
+  require_plain_type(object);
+  Tensor t;
+  t.object = object;
   if (caller_ == Caller::user) {
-    if (is_true(t.object, torch.get_requires_grad) &&
+    if (is_true(object, torch.get_requires_grad) &&
         checked(PyObject_CallNoArgs(torch.is_grad_enabled)).get() == Py_True) {
       throw NotPlain();
     }
-    if (ask(t.object, torch.is_neg).get() != Py_False) throw NotPlain();  // negated lazily, by the dispatcher
+    if (ask(object, torch.is_neg).get() != Py_False) throw NotPlain();  // negated lazily, by the dispatcher
   }
-  if (ask(t.object, torch.is_contiguous).get() != Py_True) throw NotPlain();
-  read_shape(t);
-  t.data = PyLong_AsVoidPtr(ask(t.object, torch.data_ptr).get());
+  exchange_bound() ? read_by_table(t, index) : read_by_attributes(t, index);
+  count_elements(t);
   if (t.data == nullptr) throw NotPlain();
+  return t;
 }
 
 Tensor Reader::read(PyObject* object) const {
-  require_plain_type(object);
-  Tensor t;
-  t.object = object;
-  t.dtype = read_dtype(get(object, torch.get_dtype).get());
-  read_rest(t);
-  return t;
+  return read_any(object, false);
 }
 
 Tensor Reader::read_index(PyObject* object) const {
-  require_plain_type(object);
-  Tensor t;
-  t.object = object;
-  if (get(object, torch.get_dtype).get() != torch.int64) throw NotPlain();
-  read_rest(t);
-  return t;
+  return read_any(object, true);
 }
 
 namespace {
@@ -212,7 +270,7 @@ Tensor new_vector(const Tensor& like, int64_t size, DType dtype) {
 }
 
 bool same_shape(const Tensor& a, const Tensor& b) {
-  return PyObject_RichCompareBool(a.shape.get(), b.shape.get(), Py_EQ) == 1;
+  return a.dimensions == b.dimensions && std::equal(a.sizes, a.sizes + a.dimensions, b.sizes);
 }
 
 int thread_count() {

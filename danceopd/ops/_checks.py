@@ -57,22 +57,29 @@ def constant(name: str, tensor: torch.Tensor | None) -> None:
         raise ValueError(f"{name} requires grad, but no gradient flows to it; pass {name}.detach().")
 
 
-def number_or_each(name: str, value: Number, ref: torch.Tensor, low: float, high: float) -> Each:
+def _unit(high: float) -> str:
+    return " in [0, 1]" if high == 1.0 else ""
+
+
+def _in_range(name: str, value: object, low: float, high: float) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]  # what it refuses is caught
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {type(value).__name__}; pass a float or a tensor [B].") from None
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a float; pass a finite value{_unit(high)}.") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {number}; pass a finite value{_unit(high)}.")
+    return number
+
+
+def number_or_each(name: str, value: Number | None, ref: torch.Tensor, low: float, high: float) -> Each:
     """A float, or one value per sample: (the float, None) or (0, tensor [B] on the samples' device).
 
     Values on an accelerator are not looked at, for that would wait for the device.
     """
-    unit = " in [0, 1]" if high == 1.0 else ""
     if not isinstance(value, torch.Tensor):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} is {type(value).__name__}; pass a float or a tensor [B].") from None
-        except OverflowError:
-            raise ValueError(f"{name} is too large for a float; pass a finite value{unit}.") from None
-        if not low <= number <= high:
-            raise ValueError(f"{name} is {number}; pass a finite value{unit}.")
-        return number, None
+        return _in_range(name, value, low, high), None
     if value.dtype not in DTYPES:
         raise TypeError(f"{name} has dtype {value.dtype}; pass a floating-point tensor.")
     if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != ref.shape[0]):
@@ -83,11 +90,13 @@ def number_or_each(name: str, value: Number, ref: torch.Tensor, low: float, high
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
         bad = ~((value >= low) & (value <= high))
         if bool(bad.any()):
-            raise ValueError(f"{name} contains {value[bad].flatten()[0].item()}; pass finite values{unit}.")
+            raise ValueError(
+                f"{name} contains {value[bad].flatten()[0].item()}; pass finite values{_unit(high)}."
+            )
     return 0.0, value.detach().expand(ref.shape[0]).to(ref.device).contiguous()
 
 
-def sigma(name: str, value: Number, ref: torch.Tensor) -> Each:
+def sigma(name: str, value: Number | None, ref: torch.Tensor) -> Each:
     """A noise level in [0, 1]."""
     return number_or_each(name, value, ref, 0.0, 1.0)
 
@@ -123,7 +132,7 @@ def descending(sigma: Number, sigma_next: Number) -> None:
             raise ValueError(f"sigma_next exceeds sigma for sample {b}; pass sigma_next <= sigma.")
 
 
-def moved(sigma_previous: Number, sigma: Number, sigma_next: Number) -> None:
+def moved(sigma_previous: Number | None, sigma: Number, sigma_next: Number) -> None:
     """A step of second order needs a step before it, unless it goes nowhere itself."""
     picks = (sigma_previous, sigma, sigma_next)
     if any(isinstance(v, torch.Tensor) and v.device.type != "cpu" for v in picks):
@@ -141,13 +150,11 @@ def moved(sigma_previous: Number, sigma: Number, sigma_next: Number) -> None:
         )
 
 
-def number(name: str, value: float) -> float:
+def number(name: str, value: object) -> float:
     """A finite float that is the same for all samples."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {type(value).__name__}; pass a float.")
-    if not -HUGE <= value <= HUGE:
-        raise ValueError(f"{name} is {value}; pass a finite value.")
-    return float(value)
+    return _in_range(name, value, -HUGE, HUGE)
 
 
 def noise_level(value: float) -> float:
@@ -158,27 +165,28 @@ def noise_level(value: float) -> float:
     return level
 
 
-def seed(value: int | torch.Tensor, ref: torch.Tensor) -> tuple[int, torch.Tensor | None]:
-    """One seed for the batch, or one per sample: (the int, None) or (0, int64 tensor [B] with the samples)."""
+def seed(value: object, ref: torch.Tensor) -> tuple[int, torch.Tensor | None]:
+    """One seed for the batch, or one per sample: (the int, None) or (0, int64 tensor [B])."""
     if isinstance(value, torch.Tensor):
         if value.dtype != torch.int64:
             raise TypeError(f"seed has dtype {value.dtype}; pass an int or an int64 tensor [B].")
         if tuple(value.shape) != (ref.shape[0],):
             raise ValueError(
-                f"seed has shape {list(value.shape)} but there are {ref.shape[0]} samples; pass an int or [B]."
+                f"seed has shape {list(value.shape)} but there are {ref.shape[0]} samples; pass int64 [B]."
             )
         return 0, value.to(ref.device).contiguous()
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"seed is {type(value).__name__}; pass an int or an int64 tensor [B].")
-    if not 0 <= value < 2**63:
-        raise ValueError(f"seed is {value}; pass an integer in [0, 2^63).")
-    return int(value), None
+    number = int(value)
+    if not 0 <= number < 2**63:
+        raise ValueError(f"seed is {number}; pass an integer in [0, 2^63).")
+    return number, None
 
 
 def noise_source(
     sample: torch.Tensor,
     noise: torch.Tensor | None,
-    seed_value: int | torch.Tensor | None,
+    seed_value: object,
     next_sample: torch.Tensor | None,
 ) -> tuple[int, torch.Tensor | None]:
     """Exactly one of noise, seed and next_sample; returns the seed, (0, None) where it is not the one."""

@@ -10,9 +10,8 @@ Pick = float | torch.Tensor
 def _double(value: Pick) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
-    return torch.tensor(
-        value, dtype=torch.float64, device="cpu"
-    )  # without dimensions it goes with any device
+    # Without dimensions it goes with tensors on any device.
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def ab2(sigma_previous: Pick, sigma: Pick, sigma_next: Pick) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,9 +38,7 @@ def dpmpp_2m(sigma_previous: Pick, sigma: Pick, sigma_next: Pick) -> torch.Tenso
 def sde(sigma: Pick, sigma_next: Pick, noise_level: float) -> tuple[torch.Tensor, ...]:
     """The stochastic transition: coefficients of sample and velocity in its mean, `std`, and its own std.
 
-    With sigma clamped to [1e-4, 1], d = sigma_next - sigma, and s = sigma except next to pure noise:
-    std = noise_level sqrt(sigma / (1 - s)), mean = sample (1 + std^2 / (2 sigma) d) + velocity (1 + std^2 (1 -
-    sigma) / (2 sigma)) d, and the transition's standard deviation is std sqrt(-d).
+    The equations are those of `danceopd.ops.sde_step`.
     """
     now, then = _double(sigma).clamp(1e-4, 1.0), _double(sigma_next)
     d = then - now

@@ -42,6 +42,7 @@ _danceopd.bind_torch(
         "empty_like": torch.empty_like,
         "is_grad_enabled": torch.is_grad_enabled,
         "get_num_threads": torch.get_num_threads,
+        "exchange": getattr(torch.Tensor, "__dlpack_c_exchange_api__", None),
         "dispatch_modes": _private.dispatch_modes,
         "function_transform": _private.function_transform,
         "forward_ad": _private.forward_ad_names,

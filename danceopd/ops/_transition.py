@@ -13,8 +13,8 @@ class SDEStep(NamedTuple):
     Attributes:
         sample: the state that was reached, [B, ...] in the sample's dtype; `next_sample` itself when given.
         mean: of the transition, [B, ...] in the sample's dtype.
-        log_prob: log-density of `sample` under the transition, averaged over a sample's elements; [B] in float32
-            (float64 for float64).
+        log_prob: log-density of `sample` under the transition, averaged over a sample's elements; [B] in
+            float32 (float64 for float64).
         std: noise per unit of sqrt(sigma), [B] in the dtype of `log_prob`; the transition's own standard
             deviation is `std * sqrt(sigma - sigma_next)`.
     """

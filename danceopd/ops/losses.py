@@ -115,8 +115,8 @@ def velocity_mse_with_grad(
 def transition_kl(mean: torch.Tensor, teacher_mean: torch.Tensor, std: Number) -> torch.Tensor:
     """How far two transitions of equal spread are apart: the KL divergence of Flow-OPD (arXiv 2605.08043).
 
-    `mean over elements of (mean - teacher_mean)^2 / (2 std^2)` for each sample: the reward of `policy_loss`, with
-    its sign turned, or an anchor that keeps a student near its start.
+    `mean over elements of (mean - teacher_mean)^2 / (2 std^2)` for each sample: with its sign turned, the
+    advantage of `policy_loss`; as it is, an anchor that keeps a student near its start.
 
     Args:
         mean: of the student's transition, [B, ...]; see `sde_step`.

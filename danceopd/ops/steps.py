@@ -135,8 +135,8 @@ def ab2_step(
     """Adams-Bashforth's second-order step over uneven sigmas: one velocity per step, and the one before.
 
     With `d = sigma_next - sigma` and `d_previous = sigma - sigma_previous`:
-    `sample + d * (velocity + d / (2 d_previous) * (velocity - velocity_previous))`. The first step of a rollout
-    has no step before it; take `euler_step`.
+    `sample + d * (velocity + d / (2 d_previous) * (velocity - velocity_previous))`. The first step of a
+    rollout has no step before it; take `euler_step`.
 
     Args:
         sample: the state, [B, ...]; float32 is best kept across a rollout.
@@ -155,8 +155,8 @@ def ab2_step(
         Differentiable with respect to all tensors but the sigmas.
 
     Raises:
-        TypeError, ValueError: for arguments that do not fit; the message names the one. Sigmas of CUDA tensors
-            are not looked at; two equal ones before a step that moves give a state that is not finite.
+        TypeError, ValueError: for arguments that do not fit; the message names the one. Sigmas on a CUDA
+            device are not looked at; two equal ones before a step that moves give a state that is not finite.
     """
     if _backend.native and not is_dynamo_compiling():
         fast: torch.Tensor | None = _native.ab2_step(
@@ -210,8 +210,8 @@ def dpmpp_2m_step(
         next = sample + (sigma_next - sigma) * velocity + k * (clean - clean_previous)
         k = (1 - sigma_next / sigma) * h / (2 h_previous),  h = lambda(sigma_next) - lambda(sigma)
 
-    with `lambda(sigma) = log((1 - sigma) / sigma)`. k is 0 after a step from pure noise and on the step to clean,
-    where lambda is infinite.
+    with `lambda(sigma) = log((1 - sigma) / sigma)`. k is 0 after a step from pure noise and on the step to
+    clean, where lambda is infinite.
 
     Args:
         sample: the state, [B, ...]; float32 is best kept across a rollout.
@@ -227,8 +227,8 @@ def dpmpp_2m_step(
         Differentiable with respect to all tensors but the sigmas.
 
     Raises:
-        TypeError, ValueError: for arguments that do not fit; the message names the one. Sigmas of CUDA tensors
-            are not looked at; two equal ones before a step that moves give a state that is not finite.
+        TypeError, ValueError: for arguments that do not fit; the message names the one. Sigmas on a CUDA
+            device are not looked at; two equal ones before a step that moves give a state that is not finite.
     """
     if _backend.native and not is_dynamo_compiling():
         fast: tuple[torch.Tensor, torch.Tensor] | None = _native.dpmpp_2m_step(

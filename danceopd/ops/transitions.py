@@ -24,7 +24,7 @@ def sde_step(
 ) -> SDEStep:
     """One step of the stochastic flow of Flow-GRPO and Flow-OPD (arXiv 2605.08043).
 
-    With sigma clamped to [1e-4, 1], `d = sigma_next - sigma`, and `s = sigma` (below 0.9999; above, sigma_next
+    With sigma clamped to [1e-4, 1], `d = sigma_next - sigma`, and `s = sigma` (from 0.9999 on, sigma_next
     clamped to [1e-4, 0.999], as 1 - sigma vanishes at pure noise):
 
         std = noise_level * sqrt(sigma / max(1 - s, 1e-4))
@@ -34,23 +34,23 @@ def sde_step(
     Exactly one of `noise`, `seed` and `next_sample` is given.
 
     Args:
-        sample: the state, [B, ...]; keep it in float32: a log-probability needs the sample that was really used.
+        sample: the state, [B, ...]; keep it in float32, as a log-probability needs the sample that was used.
         velocity: v at the state; same shape and device, any dtype but float64 (float64 goes with float64).
         sigma: noise level of the state in [0, 1]; a float, or [B] for one per sample.
         sigma_next: noise level to reach, at most `sigma`.
         noise_level: eta, above 0.
         noise: standard normals of the sample's shape, a constant.
-        seed: draws the noise here. Element i of the batch is element i of the stream of an int in [0, 2^63);
-            with int64 [B], element i of a sample is element i of that sample's own stream, whatever the batch.
-            The same bits on CPU and CUDA, for any number of threads. In a CUDA graph, an int is fixed at capture
-            and a tensor is read at every replay.
-        next_sample: the state that was reached earlier, a constant: its log-probability is asked for, and it is
-            the same bits as when it was drawn.
+        seed: draws the noise here, from streams that depend on the seed alone: the same bits on CPU and CUDA
+            and for any number of threads. With an int in [0, 2^63), element i of the batch is element i of its
+            stream; with int64 [B], element i of a sample is element i of that sample's own stream, whatever
+            the batch. In a CUDA graph an int is fixed at capture, and a tensor is read at every replay.
+        next_sample: the state that was reached earlier, a constant, to ask for its log-probability: the same
+            bits as when it was drawn.
 
     Returns:
-        `SDEStep(sample, mean, log_prob, std)`, computed in float32 (float64 for float64). `sample`, `mean` and
-        `log_prob` are differentiable with respect to sample and velocity; the gradient of `log_prob` takes the
-        reached sample as given (the score), also where it was drawn here.
+        `SDEStep(sample, mean, log_prob, std)`, computed in float32 (float64 for float64). The first three are
+        differentiable with respect to sample and velocity. The gradient of `log_prob` takes the reached sample
+        as given (the score), also where it was drawn here.
 
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.

@@ -19,7 +19,7 @@ Rule = Callable[..., Sequence[Sequence[Pick]]]
 def _register_step(
     name: str, tensors: Sequence[str], numbers: Sequence[str], rule: Rule, outputs: int = 1
 ) -> None:
-    """Register one step whose arguments are those of its twin in `reference`; a "?" marks what may be None."""
+    """Register one step with the arguments of its twin in `reference`; a "?" marks what may be None."""
     schema = [f"Tensor? {t[:-1]}" if t.endswith("?") else f"Tensor {t}" for t in tensors]
     schema += [f"float {n}, Tensor? {n}_each" for n in numbers]
     names = [*(t.removesuffix("?") for t in tensors), *numbers]
@@ -27,7 +27,7 @@ def _register_step(
     native, twin = getattr(_native, name), getattr(reference, name)
 
     def kernel(*args: Any) -> Any:
-        given = [None if t is None else t.contiguous() for t in args[:count]]
+        given: list[Any] = [None if t is None else t.contiguous() for t in args[:count]]
         given += [
             pick(number, each) for number, each in zip(args[count::2], args[count + 1 :: 2], strict=True)
         ]
@@ -43,7 +43,9 @@ def _register_step(
         ctx.set_materialize_grads(False)
 
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        some = next(g for g in grads if g is not None)
+        some = next((g for g in grads if g is not None), None)
+        if some is None:
+            return (None,) * (count + 2 * len(numbers))
         values = [per_sample(each, some) for each in zip(ctx.numbers, ctx.saved_tensors, strict=True)]
         rows = rule(*values, given=[dtype is not None for dtype in ctx.dtypes])
         result: list[Tensor | None] = []

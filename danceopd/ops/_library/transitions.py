@@ -47,7 +47,7 @@ def _fake(sample: Tensor, velocity: Tensor, next_sample: Tensor | None, *_: Any)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, velocity, next_sample, *_, ctx.sigma, now, ctx.sigma_next, then, ctx.noise_level = inputs
+    _, velocity, next_sample, _, _, _, ctx.sigma, now, ctx.sigma_next, then, ctx.noise_level = inputs
     ctx.velocity_dtype = velocity.dtype
     ctx.given = next_sample is not None
     ctx.mark_non_differentiable(output[3])
@@ -56,7 +56,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 
 def _backward(
-    ctx: Any, to_next: Tensor | None, to_mean: Tensor | None, to_log_prob: Tensor | None, _: None
+    ctx: Any, to_next: Tensor | None, to_mean: Tensor | None, to_log_prob: Tensor | None, to_std: None
 ) -> tuple[Any, ...]:
     reached, mean, now, then = ctx.saved_tensors
     sigma, sigma_next = per_sample((ctx.sigma, now), mean), per_sample((ctx.sigma_next, then), mean)
@@ -77,9 +77,9 @@ def _backward(
 
 
 register(
-    "sde_step(Tensor sample, Tensor velocity, Tensor? next_sample, Tensor? noise, int seed, Tensor? seed_each, "
-    "float sigma, Tensor? sigma_each, float sigma_next, Tensor? sigma_next_each, float noise_level) -> "
-    "(Tensor, Tensor, Tensor, Tensor)",
+    "sde_step(Tensor sample, Tensor velocity, Tensor? next_sample, Tensor? noise, int seed, "
+    "Tensor? seed_each, float sigma, Tensor? sigma_each, float sigma_next, Tensor? sigma_next_each, "
+    "float noise_level) -> (Tensor, Tensor, Tensor, Tensor)",
     _sde_step,
     _fake,
 )
