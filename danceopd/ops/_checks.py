@@ -7,12 +7,28 @@ from collections.abc import Sequence
 
 import torch
 
+from danceopd.ops import _private
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HUGE = 1.7976931348623157e308  # the largest finite double; a comparison with it also refuses NaN
 MAX_FIELDS = 32
 
 Number = float | torch.Tensor
 Each = tuple[float, torch.Tensor | None]
+
+
+def readable(name: str, tensor: torch.Tensor) -> None:
+    """Values in memory, in rows: torch itself crashes on a tensor whose storage was freed (as FSDP does)."""
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} has layout {tensor.layout}; pass {name}.to_dense().")
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type in ("cpu", "cuda")
+    if plain and not torch.compiler.is_compiling() and not _private.transformed():
+        try:
+            freed = tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
+        except (NotImplementedError, RuntimeError):  # a wrapper without storage, which torch deals with
+            return
+        if freed:
+            raise ValueError(f"{name} holds no values, its storage was freed; pass a tensor that does.")
 
 
 def first(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -23,6 +39,7 @@ def first(name: str, tensor: torch.Tensor) -> torch.Tensor:
         raise TypeError(f"{name} has dtype {tensor.dtype}; pass float32, bfloat16, float16 or float64.")
     if tensor.ndim == 0 or tensor.numel() == 0:
         raise ValueError(f"{name} has shape {list(tensor.shape)}; pass a non-empty tensor [B, ...].")
+    readable(name, tensor)
     return tensor
 
 
@@ -43,9 +60,15 @@ def like(name: str, tensor: torch.Tensor, ref_name: str, ref: torch.Tensor, same
         )
 
 
-def beside(ref_name: str, ref: torch.Tensor, **others: torch.Tensor | None) -> None:
-    """The first tensor of an op and those that go with it; None where one was left out."""
+def beside(ref_name: str, ref: torch.Tensor, **others: torch.Tensor) -> None:
+    """The first tensor of an op and those that go with it."""
     first(ref_name, ref)
+    for name, tensor in others.items():
+        like(name, tensor, ref_name, ref)
+
+
+def perhaps(ref_name: str, ref: torch.Tensor, **others: torch.Tensor | None) -> None:
+    """Tensors that go with the first one where they are given."""
     for name, tensor in others.items():
         if tensor is not None:
             like(name, tensor, ref_name, ref)
@@ -87,6 +110,7 @@ def number_or_each(name: str, value: Number | None, ref: torch.Tensor, low: floa
             f"{name} has shape {list(value.shape)} but there are {ref.shape[0]} samples; pass a float or [B]."
         )
     constant(name, value)
+    readable(name, value)
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
         bad = ~((value >= low) & (value <= high))
         if bool(bad.any()):
@@ -174,6 +198,7 @@ def seed(value: object, ref: torch.Tensor) -> tuple[int, torch.Tensor | None]:
             raise ValueError(
                 f"seed has shape {list(value.shape)} but there are {ref.shape[0]} samples; pass int64 [B]."
             )
+        readable("seed", value)
         return 0, value.to(ref.device).contiguous()
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"seed is {type(value).__name__}; pass an int or an int64 tensor [B].")
@@ -199,10 +224,9 @@ def noise_source(
         raise ValueError("noise, seed and next_sample are all None; pass one of them.")
     if len(given) > 1:
         raise ValueError(f"{given[0]} and {given[1]} are both given; pass one of noise, seed, next_sample.")
-    for name, tensor in (("noise", noise), ("next_sample", next_sample)):
-        if tensor is not None:
-            like(name, tensor, "sample", sample)
-            constant(name, tensor)
+    perhaps("sample", sample, noise=noise, next_sample=next_sample)
+    constant("noise", noise)
+    constant("next_sample", next_sample)
     return (0, None) if seed_value is None else seed(seed_value, sample)
 
 
@@ -230,7 +254,8 @@ def weights(
             raise ValueError(f"weights has {len(values)} entries but fields has {count}; pass one per field.")
         for k, weight in enumerate(values):
             if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
-                raise TypeError(f"weights[{k}] is {weight!r}; pass a float, or all weights as one tensor.")
+                seen = repr(weight) if weight is None or isinstance(weight, str) else type(weight).__name__
+                raise TypeError(f"weights[{k}] is {seen}; pass a float, or all weights as one tensor.")
         return [number_or_each(f"weights[{k}]", float(w), ref, -HUGE, HUGE)[0] for k, w in enumerate(values)]
     if values.dtype not in DTYPES:
         raise TypeError(f"weights has dtype {values.dtype}; pass a floating-point tensor.")
@@ -238,6 +263,7 @@ def weights(
         raise ValueError(
             f"weights has shape {list(values.shape)}; pass [{count}] or [{ref.shape[0]}, {count}]."
         )
+    readable("weights", values)
     if (
         values.device.type == "cpu"
         and not torch.compiler.is_compiling()
@@ -256,6 +282,7 @@ def index(values: torch.Tensor, fields: Sequence[torch.Tensor]) -> torch.Tensor:
         raise TypeError(f"index has dtype {values.dtype}; pass an integer tensor [B].")
     if tuple(values.shape) != (batch,):
         raise ValueError(f"index has shape {list(values.shape)} but the batch has {batch} samples; pass [B].")
+    readable("index", values)
     if values.device.type == "cpu" and not torch.compiler.is_compiling():
         bad = (values < 0) | (values >= len(fields))
         if bool(bad.any()):
@@ -280,6 +307,7 @@ def mask(value: torch.Tensor | None, student: torch.Tensor) -> torch.Tensor | No
     if value.device != student.device:
         raise ValueError(f"mask is on {value.device} but student on {student.device}; move one of them.")
     constant("mask", value)
+    readable("mask", value)
     if value.dtype != torch.bool and (value.dtype == torch.float64) != (student.dtype == torch.float64):
         value = value.to(torch.float64 if student.dtype == torch.float64 else torch.float32)
     return value.detach().reshape((1,) * lead + tuple(value.shape))

@@ -146,7 +146,8 @@ def _arguments(
     weight: Number | None,
     mask: torch.Tensor | None,
 ) -> tuple[object, ...]:
-    _checks.beside("student", student, teacher=teacher, uncond=uncond)
+    _checks.beside("student", student, teacher=teacher)
+    _checks.perhaps("student", student, uncond=uncond)
     _checks.constant("teacher", teacher)
     _checks.constant("uncond", uncond)
     scale = _checks.finite("guidance_scale", guidance_scale, student)

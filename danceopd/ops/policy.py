@@ -18,8 +18,8 @@ def policy_loss(
     """The mean of `max(-A r, -A clamp(r, 1 - clip_range, 1 + clip_range))`.
 
     With `r = exp(log_prob - old_log_prob)` and `A = clamp(advantage, -advantage_clip, advantage_clip)`;
-    Flow-OPD's advantage is `-transition_kl(mean, teacher_mean, std)` of the step that was taken. Plain torch on
-    every device: one number per transition is too little for a kernel to gain anything.
+    Flow-OPD's advantage is `-transition_kl(mean, teacher_mean, std)` of the step that was taken. Plain torch
+    on every device: one number per transition is too little for a kernel to gain anything.
 
     Args:
         log_prob: of the transitions under the student being trained, any shape; see `sde_step`.

@@ -90,7 +90,8 @@ def euler_step(
     guidance_scale: _checks.Number = 1.0,
 ) -> torch.Tensor:
     """See `danceopd.ops.euler_step`."""
-    _checks.beside("sample", sample, velocity=velocity, uncond=uncond)
+    _checks.beside("sample", sample, velocity=velocity)
+    _checks.perhaps("sample", sample, uncond=uncond)
     now, then = _sigmas(sample, sigma=sigma, sigma_next=sigma_next)
     _checks.descending(sigma, sigma_next)
     v = _velocity(sample, velocity, uncond, guidance_scale)
@@ -125,7 +126,8 @@ def ab2_step(
     guidance_scale: _checks.Number = 1.0,
 ) -> torch.Tensor:
     """See `danceopd.ops.ab2_step`."""
-    _checks.beside("sample", sample, velocity=velocity, velocity_previous=velocity_previous, uncond=uncond)
+    _checks.beside("sample", sample, velocity=velocity, velocity_previous=velocity_previous)
+    _checks.perhaps("sample", sample, uncond=uncond)
     before, now, then = _sigmas(sample, sigma_previous=sigma_previous, sigma=sigma, sigma_next=sigma_next)
     _checks.descending(sigma, sigma_next)
     _checks.moved(sigma_previous, sigma, sigma_next)
@@ -144,7 +146,8 @@ def dpmpp_2m_step(
     sigma_next: _checks.Number,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `danceopd.ops.dpmpp_2m_step`."""
-    _checks.beside("sample", sample, velocity=velocity, clean_previous=clean_previous)
+    _checks.beside("sample", sample, velocity=velocity)
+    _checks.perhaps("sample", sample, clean_previous=clean_previous)
     now, then = _sigmas(sample, sigma=sigma, sigma_next=sigma_next)
     _checks.descending(sigma, sigma_next)
     dtype = compute_dtype(sample)

@@ -75,7 +75,8 @@ def euler_step(
         return reference.euler_step(
             sample, velocity, sigma, sigma_next, uncond=uncond, guidance_scale=guidance_scale
         )
-    _checks.beside("sample", sample, velocity=velocity, uncond=uncond)
+    _checks.beside("sample", sample, velocity=velocity)
+    _checks.perhaps("sample", sample, uncond=uncond)
     now, then = _checks.sigma("sigma", sigma, sample), _checks.sigma("sigma_next", sigma_next, sample)
     _checks.descending(sigma, sigma_next)
     scale = _checks.finite("guidance_scale", guidance_scale, sample)
@@ -183,7 +184,8 @@ def ab2_step(
             uncond=uncond,
             guidance_scale=guidance_scale,
         )
-    _checks.beside("sample", sample, velocity=velocity, velocity_previous=velocity_previous, uncond=uncond)
+    _checks.beside("sample", sample, velocity=velocity, velocity_previous=velocity_previous)
+    _checks.perhaps("sample", sample, uncond=uncond)
     before = _checks.sigma("sigma_previous", sigma_previous, sample)
     now, then = _checks.sigma("sigma", sigma, sample), _checks.sigma("sigma_next", sigma_next, sample)
     _checks.descending(sigma, sigma_next)
@@ -238,7 +240,8 @@ def dpmpp_2m_step(
             return fast
     if not _backend.takes_native(sample, velocity, clean_previous):
         return reference.dpmpp_2m_step(sample, velocity, clean_previous, sigma_previous, sigma, sigma_next)
-    _checks.beside("sample", sample, velocity=velocity, clean_previous=clean_previous)
+    _checks.beside("sample", sample, velocity=velocity)
+    _checks.perhaps("sample", sample, clean_previous=clean_previous)
     before: _checks.Each = (0.0, None)
     now, then = _checks.sigma("sigma", sigma, sample), _checks.sigma("sigma_next", sigma_next, sample)
     _checks.descending(sigma, sigma_next)

@@ -41,16 +41,16 @@ def sde_step(
         noise_level: eta, above 0.
         noise: standard normals of the sample's shape, a constant.
         seed: draws the noise here, from streams that depend on the seed alone: the same bits on CPU and CUDA
-            and for any number of threads. With an int in [0, 2^63), element i of the batch is element i of its
-            stream; with int64 [B], element i of a sample is element i of that sample's own stream, whatever
-            the batch. In a CUDA graph an int is fixed at capture, and a tensor is read at every replay.
+            and for any number of threads. With an int in [0, 2^63), element i of the batch is element i of
+            its stream; with int64 [B], element i of a sample is element i of its own stream, whatever the
+            batch. In a CUDA graph an int is fixed at capture, and a tensor is read at every replay.
         next_sample: the state that was reached earlier, a constant, to ask for its log-probability: the same
             bits as when it was drawn.
 
     Returns:
         `SDEStep(sample, mean, log_prob, std)`, computed in float32 (float64 for float64). The first three are
-        differentiable with respect to sample and velocity. The gradient of `log_prob` takes the reached sample
-        as given (the score), also where it was drawn here.
+        differentiable with respect to sample and velocity. The gradient of `log_prob` takes the reached
+        sample as given (the score), also where it was drawn here.
 
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
