@@ -6,7 +6,8 @@
 namespace danceopd {
 inline namespace DANCEOPD_UNIT {
 
-// sum_k c[k] x[k] over kTerms inputs, in their order. Guided, the velocity (input 1, or the only one) is
+// sum_k c[k] x[k] over kTerms inputs. The sample, input 0, is larger than what a step adds to it, so that is
+// summed first: one rounding at the sample's size. Guided, the velocity (input 1, or the only one) is
 // guided first: the unconditional velocity is the last input and the guidance scale the last coefficient.
 template <int kTerms, bool kGuided>
 struct Linear {
@@ -22,10 +23,16 @@ struct Linear {
 
   template <class A>
   DANCEOPD_HD static void apply(const A* x, const A* c, A* out) {
-    A sum = c[0] * term(x, c, 0);
-    DANCEOPD_UNROLL
-    for (int k = 1; k < kTerms; ++k) sum = fused(c[k], term(x, c, k), sum);
-    out[0] = sum;
+    if constexpr (kTerms == 1) {
+      out[0] = c[0] * term(x, c, 0);
+    } else if constexpr (kTerms == 2) {
+      out[0] = fused(c[1], term(x, c, 1), c[0] * x[0]);
+    } else {
+      A change = c[kTerms - 1] * term(x, c, kTerms - 1);
+      DANCEOPD_UNROLL
+      for (int k = kTerms - 2; k > 0; --k) change = fused(c[k], term(x, c, k), change);
+      out[0] = fused(c[0], x[0], change);
+    }
   }
 };
 

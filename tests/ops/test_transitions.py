@@ -1,4 +1,4 @@
-"""The stochastic step: its equations, its noise as random numbers, its gradients; and the objective over it."""
+"""The stochastic step: its equations, its noise as random numbers, its gradients; and its objective."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_policy_loss_gradient() -> None:
     torch.testing.assert_close(fresh.grad, -advantage.clamp(-5, 5) / 20)
 
 
-def test_flow_opd_update_lowers_the_divergence() -> None:
+def test_flow_opd_update_favours_what_the_teacher_favours() -> None:
     """The pieces together: draw, score against a teacher, and one step of the student's velocity."""
     x, student, teacher = operands((64, 16), torch.float32)
     student.requires_grad_()
