@@ -1,11 +1,12 @@
-// Torch tensors as the kernels need them: pointer, dtype code, device index, counts. Read through the
-// tensors' Python attributes, so nothing of libtorch is included or linked and one build serves every torch
-// version.
+// Torch tensors as the kernels need them: pointer, dtype code, device index, counts. Read through torch's
+// exchange table or, before torch 2.10, through Python attributes; nothing of libtorch is included or linked,
+// and one build serves every torch version.
 #pragma once
 
 #include <Python.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "core/arguments.h"
 
@@ -40,7 +41,7 @@ class Ref {
 };
 
 // Who calls. A user's call is served only when nothing but the kernel is wanted of it (no gradient, no
-// dispatch mode, no function transform); torch's dispatcher has dealt with those already.
+// dispatch mode, no function transform, no tangents); torch's dispatcher has dealt with those already.
 enum class Caller { user, dispatcher };
 
 // Thrown for any argument the kernels do not take as it is; the caller then returns None, and Python, which
@@ -52,12 +53,14 @@ constexpr int kCpu = -1;
 struct Tensor {
   PyObject* object = nullptr;  // borrowed; `owner` holds a tensor made here
   Ref owner;
-  Ref shape;
   void* data = nullptr;
   DType dtype = DType::f32;
   int device = kCpu;
-  int64_t batch = 0;       // size of the first dimension
-  int64_t per_sample = 0;  // elements of one sample
+  int dimensions = 0;
+  const int64_t* sizes = nullptr;
+  std::vector<int64_t> own_sizes;  // where torch does not lend them
+  int64_t batch = 0;               // size of the first dimension
+  int64_t per_sample = 0;          // elements of one sample
 
   int64_t elements() const { return batch * per_sample; }
   Input input() const { return {data, dtype}; }
@@ -76,10 +79,9 @@ class Reader {
   Tensor read_index(PyObject* object) const;  // the same, int64; its dtype is left unset
 
  private:
-  void read_rest(Tensor& t) const;
+  Tensor read_any(PyObject* object, bool index) const;
 
   Caller caller_;
-  bool grad_enabled_ = false;
 };
 
 Tensor new_like(const Tensor& like);

@@ -7,12 +7,28 @@ from collections.abc import Sequence
 
 import torch
 
+from danceopd.ops import _private
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HUGE = 1.7976931348623157e308  # the largest finite double; a comparison with it also refuses NaN
 MAX_FIELDS = 32
 
 Number = float | torch.Tensor
 Each = tuple[float, torch.Tensor | None]
+
+
+def readable(name: str, tensor: torch.Tensor) -> None:
+    """Values in memory, in rows: torch itself crashes on a tensor whose storage was freed (as FSDP does)."""
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} has layout {tensor.layout}; pass {name}.to_dense().")
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type in ("cpu", "cuda")
+    if plain and not torch.compiler.is_compiling() and not _private.transformed():
+        try:
+            freed = tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
+        except (NotImplementedError, RuntimeError):  # a wrapper without storage, which torch deals with
+            return
+        if freed:
+            raise ValueError(f"{name} holds no values, its storage was freed; pass a tensor that does.")
 
 
 def first(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -23,6 +39,7 @@ def first(name: str, tensor: torch.Tensor) -> torch.Tensor:
         raise TypeError(f"{name} has dtype {tensor.dtype}; pass float32, bfloat16, float16 or float64.")
     if tensor.ndim == 0 or tensor.numel() == 0:
         raise ValueError(f"{name} has shape {list(tensor.shape)}; pass a non-empty tensor [B, ...].")
+    readable(name, tensor)
     return tensor
 
 
@@ -43,26 +60,49 @@ def like(name: str, tensor: torch.Tensor, ref_name: str, ref: torch.Tensor, same
         )
 
 
+def beside(ref_name: str, ref: torch.Tensor, **others: torch.Tensor) -> None:
+    """The first tensor of an op and those that go with it."""
+    first(ref_name, ref)
+    for name, tensor in others.items():
+        like(name, tensor, ref_name, ref)
+
+
+def perhaps(ref_name: str, ref: torch.Tensor, **others: torch.Tensor | None) -> None:
+    """Tensors that go with the first one where they are given."""
+    for name, tensor in others.items():
+        if tensor is not None:
+            like(name, tensor, ref_name, ref)
+
+
 def constant(name: str, tensor: torch.Tensor | None) -> None:
     """A tensor that no gradient flows to."""
     if tensor is not None and torch.is_grad_enabled() and tensor.requires_grad:
         raise ValueError(f"{name} requires grad, but no gradient flows to it; pass {name}.detach().")
 
 
-def number_or_each(name: str, value: Number, ref: torch.Tensor, low: float, high: float) -> Each:
+def _unit(high: float) -> str:
+    return " in [0, 1]" if high == 1.0 else ""
+
+
+def _in_range(name: str, value: object, low: float, high: float) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]  # what it refuses is caught
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {type(value).__name__}; pass a float or a tensor [B].") from None
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a float; pass a finite value{_unit(high)}.") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {number}; pass a finite value{_unit(high)}.")
+    return number
+
+
+def number_or_each(name: str, value: Number | None, ref: torch.Tensor, low: float, high: float) -> Each:
     """A float, or one value per sample: (the float, None) or (0, tensor [B] on the samples' device).
 
     Values on an accelerator are not looked at, for that would wait for the device.
     """
-    unit = " in [0, 1]" if high == 1.0 else ""
     if not isinstance(value, torch.Tensor):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise TypeError(f"{name} is {type(value).__name__}; pass a float or a tensor [B].") from None
-        if not low <= number <= high:
-            raise ValueError(f"{name} is {number}; pass a finite value{unit}.")
-        return number, None
+        return _in_range(name, value, low, high), None
     if value.dtype not in DTYPES:
         raise TypeError(f"{name} has dtype {value.dtype}; pass a floating-point tensor.")
     if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != ref.shape[0]):
@@ -70,14 +110,17 @@ def number_or_each(name: str, value: Number, ref: torch.Tensor, low: float, high
             f"{name} has shape {list(value.shape)} but there are {ref.shape[0]} samples; pass a float or [B]."
         )
     constant(name, value)
+    readable(name, value)
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
         bad = ~((value >= low) & (value <= high))
         if bool(bad.any()):
-            raise ValueError(f"{name} contains {value[bad].flatten()[0].item()}; pass finite values{unit}.")
+            raise ValueError(
+                f"{name} contains {value[bad].flatten()[0].item()}; pass finite values{_unit(high)}."
+            )
     return 0.0, value.detach().expand(ref.shape[0]).to(ref.device).contiguous()
 
 
-def sigma(name: str, value: Number, ref: torch.Tensor) -> Each:
+def sigma(name: str, value: Number | None, ref: torch.Tensor) -> Each:
     """A noise level in [0, 1]."""
     return number_or_each(name, value, ref, 0.0, 1.0)
 
@@ -85,6 +128,18 @@ def sigma(name: str, value: Number, ref: torch.Tensor) -> Each:
 def finite(name: str, value: Number, ref: torch.Tensor) -> Each:
     """A finite coefficient."""
     return number_or_each(name, value, ref, -HUGE, HUGE)
+
+
+def precision(std: Number, ref: torch.Tensor) -> Each:
+    """The factor 1 / (2 std^2) of a Gaussian's exponent."""
+    number, each = finite("std", std, ref)
+    if each is None:
+        if number <= 0.0:
+            raise ValueError(f"std is {number}; pass a value above 0.")
+        return 0.5 / (number * number), None
+    if each.device.type == "cpu" and not torch.compiler.is_compiling() and bool((each <= 0).any()):
+        raise ValueError(f"std contains {each[each <= 0][0].item()}; pass values above 0.")
+    return 0.0, 0.5 / (each * each)
 
 
 def descending(sigma: Number, sigma_next: Number) -> None:
@@ -99,6 +154,80 @@ def descending(sigma: Number, sigma_next: Number) -> None:
         if bool((then > now).any()):
             b = int((then > now).nonzero()[0, 0])
             raise ValueError(f"sigma_next exceeds sigma for sample {b}; pass sigma_next <= sigma.")
+
+
+def moved(sigma_previous: Number | None, sigma: Number, sigma_next: Number) -> None:
+    """A step of second order needs a step before it, unless it goes nowhere itself."""
+    picks = (sigma_previous, sigma, sigma_next)
+    if any(isinstance(v, torch.Tensor) and v.device.type != "cpu" for v in picks):
+        return
+    if any(isinstance(v, torch.Tensor) for v in picks) and torch.compiler.is_compiling():
+        return
+    before, now, then = (torch.as_tensor(v, dtype=torch.float64, device="cpu").reshape(-1) for v in picks)
+    bad = torch.where(now == then, before < now, before <= now)
+    if bool(bad.any()):
+        b = int(bad.nonzero()[0, 0])
+        if any(isinstance(v, torch.Tensor) for v in picks):
+            raise ValueError(f"sigma_previous is too low for sample {b}; pass sigma_previous > sigma.")
+        raise ValueError(
+            f"sigma_previous is {sigma_previous} but sigma is {sigma}; pass sigma_previous > sigma."
+        )
+
+
+def number(name: str, value: object) -> float:
+    """A finite float that is the same for all samples."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {type(value).__name__}; pass a float.")
+    return _in_range(name, value, -HUGE, HUGE)
+
+
+def noise_level(value: float) -> float:
+    """How much noise a stochastic step adds."""
+    level = number("noise_level", value)
+    if level <= 0.0:
+        raise ValueError(f"noise_level is {value}; pass a value above 0, or take euler_step.")
+    return level
+
+
+def seed(value: object, ref: torch.Tensor) -> tuple[int, torch.Tensor | None]:
+    """One seed for the batch, or one per sample: (the int, None) or (0, int64 tensor [B])."""
+    if isinstance(value, torch.Tensor):
+        if value.dtype != torch.int64:
+            raise TypeError(f"seed has dtype {value.dtype}; pass an int or an int64 tensor [B].")
+        if tuple(value.shape) != (ref.shape[0],):
+            raise ValueError(
+                f"seed has shape {list(value.shape)} but there are {ref.shape[0]} samples; pass int64 [B]."
+            )
+        readable("seed", value)
+        return 0, value.to(ref.device).contiguous()
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"seed is {type(value).__name__}; pass an int or an int64 tensor [B].")
+    number = int(value)
+    if not 0 <= number < 2**63:
+        raise ValueError(f"seed is {number}; pass an integer in [0, 2^63).")
+    return number, None
+
+
+def noise_source(
+    sample: torch.Tensor,
+    noise: torch.Tensor | None,
+    seed_value: object,
+    next_sample: torch.Tensor | None,
+) -> tuple[int, torch.Tensor | None]:
+    """Exactly one of noise, seed and next_sample; returns the seed, (0, None) where it is not the one."""
+    given = [
+        name
+        for name, value in (("noise", noise), ("seed", seed_value), ("next_sample", next_sample))
+        if value is not None
+    ]
+    if not given:
+        raise ValueError("noise, seed and next_sample are all None; pass one of them.")
+    if len(given) > 1:
+        raise ValueError(f"{given[0]} and {given[1]} are both given; pass one of noise, seed, next_sample.")
+    perhaps("sample", sample, noise=noise, next_sample=next_sample)
+    constant("noise", noise)
+    constant("next_sample", next_sample)
+    return (0, None) if seed_value is None else seed(seed_value, sample)
 
 
 def fields(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -125,7 +254,8 @@ def weights(
             raise ValueError(f"weights has {len(values)} entries but fields has {count}; pass one per field.")
         for k, weight in enumerate(values):
             if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
-                raise TypeError(f"weights[{k}] is {weight!r}; pass a float, or all weights as one tensor.")
+                seen = repr(weight) if weight is None or isinstance(weight, str) else type(weight).__name__
+                raise TypeError(f"weights[{k}] is {seen}; pass a float, or all weights as one tensor.")
         return [number_or_each(f"weights[{k}]", float(w), ref, -HUGE, HUGE)[0] for k, w in enumerate(values)]
     if values.dtype not in DTYPES:
         raise TypeError(f"weights has dtype {values.dtype}; pass a floating-point tensor.")
@@ -133,6 +263,7 @@ def weights(
         raise ValueError(
             f"weights has shape {list(values.shape)}; pass [{count}] or [{ref.shape[0]}, {count}]."
         )
+    readable("weights", values)
     if (
         values.device.type == "cpu"
         and not torch.compiler.is_compiling()
@@ -151,6 +282,7 @@ def index(values: torch.Tensor, fields: Sequence[torch.Tensor]) -> torch.Tensor:
         raise TypeError(f"index has dtype {values.dtype}; pass an integer tensor [B].")
     if tuple(values.shape) != (batch,):
         raise ValueError(f"index has shape {list(values.shape)} but the batch has {batch} samples; pass [B].")
+    readable("index", values)
     if values.device.type == "cpu" and not torch.compiler.is_compiling():
         bad = (values < 0) | (values >= len(fields))
         if bool(bad.any()):
@@ -175,6 +307,7 @@ def mask(value: torch.Tensor | None, student: torch.Tensor) -> torch.Tensor | No
     if value.device != student.device:
         raise ValueError(f"mask is on {value.device} but student on {student.device}; move one of them.")
     constant("mask", value)
+    readable("mask", value)
     if value.dtype != torch.bool and (value.dtype == torch.float64) != (student.dtype == torch.float64):
         value = value.to(torch.float64 if student.dtype == torch.float64 else torch.float32)
     return value.detach().reshape((1,) * lead + tuple(value.shape))

@@ -18,12 +18,23 @@ OPS = (
     "guide",
     "euler_step",
     "guided_euler_step",
+    "heun_step",
+    "ab2_step",
+    "guided_ab2_step",
+    "dpmpp_2m_step",
+    "dpmpp_2m_clean",
+    "first_dpmpp_2m_step",
+    "sde_step",
+    "sde_mean",
+    "sde_log_prob",
+    "sde_std",
     "add_noise",
     "blend",
     "route",
     "velocity_mse",
     "mse_gradient",
 )
+ALL = (*OPS, "seeded_sde_step")  # its noise has bits to agree on, but no exact value to be near
 
 
 def operands(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0, offset: int = 0) -> list[Tensor]:
@@ -57,6 +68,17 @@ def call(name: str, module: ModuleType, x: list[Tensor], each: bool = True) -> T
         "guided_euler_step": lambda: module.euler_step(
             x[0], x[1], now, then, uncond=x[2], guidance_scale=scale
         ),
+        "heun_step": lambda: module.heun_step(*x, now, then),
+        "ab2_step": lambda: module.ab2_step(*x, 0.97, now, then),
+        "guided_ab2_step": lambda: module.ab2_step(*x, 0.97, now, then, uncond=x[0], guidance_scale=scale),
+        "dpmpp_2m_step": lambda: module.dpmpp_2m_step(*x, 0.97, now, then)[0],
+        "dpmpp_2m_clean": lambda: module.dpmpp_2m_step(*x, 0.97, now, then)[1],
+        "first_dpmpp_2m_step": lambda: module.dpmpp_2m_step(x[0], x[1], None, None, now, then)[0],
+        "sde_step": lambda: module.sde_step(x[0], x[1], now, then, noise=x[2]).sample,
+        "sde_mean": lambda: module.sde_step(x[0], x[1], now, then, next_sample=x[2]).mean,
+        "sde_log_prob": lambda: module.sde_step(x[0], x[1], now, then, next_sample=x[2]).log_prob,
+        "sde_std": lambda: module.sde_step(x[0], x[1], now, then, seed=5).std,
+        "seeded_sde_step": lambda: module.sde_step(x[0], x[1], now, then, seed=2**40 + 7).sample,
         "add_noise": lambda: module.add_noise(x[0], x[1], now),
         "blend": lambda: module.blend(x, weights),
         "route": lambda: module.route(x, torch.arange(batch, device=device) % 3),

@@ -9,7 +9,7 @@ import torch
 
 from danceopd import ops
 from danceopd.ops import _native
-from tests.ops.cases import DTYPES, OPS, call, operands, same_bits
+from tests.ops.cases import ALL, DTYPES, call, operands, same_bits
 
 ISAS = ops.build_info().cpu_isas
 
@@ -28,7 +28,7 @@ def test_instruction_sets_agree(isa: str, dtype: torch.dtype) -> None:
     for shape, offset in (((3, 1237), 0), ((2, 5), 1), ((2, 3, 4099), 3)):
         x = operands(shape, dtype, offset=offset)
         x[0].view(-1)[:4] = torch.tensor([float("inf"), float("nan"), 1e-39, -0.0]).to(dtype)
-        for name in OPS:
+        for name in ALL:
             _native.set_cpu_isa("baseline")
             expected = call(name, ops, x)
             _native.set_cpu_isa(isa)
@@ -62,14 +62,14 @@ def test_half_precision_conversions(isa: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_thread_counts_agree(threads: int, dtype: torch.dtype) -> None:
     x = operands((3, 70_001), dtype)
-    for name in OPS:
+    for name in ALL:
         torch.set_num_threads(1)
         expected = call(name, ops, x)
         torch.set_num_threads(threads)
         assert same_bits(call(name, ops, x), expected), name
 
 
-@pytest.mark.parametrize("name", [name for name in OPS if name != "mse_gradient"])
+@pytest.mark.parametrize("name", [name for name in ALL if name != "mse_gradient"])
 def test_a_batch_is_its_samples_one_by_one(name: str) -> None:
     x = operands((3, 2, 2500), torch.float32)
     batched = call(name, ops, x, each=False)
@@ -85,14 +85,14 @@ def test_unaligned_storage_gives_the_same_bits() -> None:
             for t in aligned:
                 storage = torch.empty(t.numel() + offset, dtype=dtype)
                 shifted.append(storage[offset:].view_as(t).copy_(t))
-            for name in OPS:
+            for name in ALL:
                 assert same_bits(call(name, ops, aligned), call(name, ops, shifted)), (name, dtype, offset)
 
 
 def test_inputs_are_not_written() -> None:
     x = operands((3, 1237), torch.bfloat16)
     before = [t.clone() for t in x]
-    for name in OPS:
+    for name in ALL:
         call(name, ops, x)
     assert all(torch.equal(a, b) for a, b in zip(x, before, strict=True))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from danceopd import ops
-from tests.ops.cases import LOW, OPS, call, operands, same_bits
+from tests.ops.cases import ALL, LOW, call, operands, same_bits
 
 pytestmark = pytest.mark.gpu
 DTYPES = (torch.float32, *LOW)
@@ -35,7 +35,7 @@ def kernels_must_run() -> None:
 def test_same_bits_as_the_cpu(shape: tuple[int, ...], offset: int, dtype: torch.dtype, each: bool) -> None:
     x = operands(shape, dtype)
     x[0].view(-1)[:4] = torch.tensor([math.inf, math.nan, 1e-39, -0.0]).to(dtype)
-    for name in OPS:
+    for name in ALL:
         assert same_bits(call(name, ops, to_gpu(x, offset), each), call(name, ops, x, each)), name
 
 
@@ -43,7 +43,7 @@ def test_same_bits_as_the_cpu(shape: tuple[int, ...], offset: int, dtype: torch.
 def test_mixed_dtypes(low: torch.dtype) -> None:
     x = operands((3, 4099), torch.float32)
     x = [x[0], x[1].to(low), x[2].to(low)]
-    for name in ("euler_step", "guided_euler_step", "add_noise", "velocity_mse", "mse_gradient"):
+    for name in (name for name in ALL if name not in ("guide", "blend", "route")):
         assert same_bits(call(name, ops, to_gpu(x)), call(name, ops, x)), name
 
 
@@ -71,7 +71,7 @@ def test_float64_goes_to_plain_torch() -> None:
 
 def test_current_stream_and_graph_capture() -> None:
     x = to_gpu(operands((3, 4099), torch.float32))
-    expected = {name: call(name, ops, x) for name in OPS if name != "route"}
+    expected = {name: call(name, ops, x) for name in ALL if name != "route"}
     sigma, then = torch.tensor([0.9, 0.5, 0.2], device="cuda"), torch.tensor([0.4, 0.5, 0.1], device="cuda")
     stepped = ops.euler_step(x[0], x[1], sigma, then)
     side = torch.cuda.Stream()
@@ -82,9 +82,19 @@ def test_current_stream_and_graph_capture() -> None:
         with torch.cuda.graph(graph):
             captured = ops.euler_step(x[0], x[1], sigma, then)
             loss, gradient = ops.velocity_mse_with_grad(x[0], x[1])
+            steps = [
+                ops.heun_step(*x, sigma, then),
+                ops.ab2_step(*x, 0.95, sigma, then),
+                ops.dpmpp_2m_step(*x, 0.95, sigma, then)[0],
+                ops.sde_step(x[0], x[1], sigma, then, seed=7).log_prob,
+            ]
         graph.replay()
     torch.cuda.synchronize()
     assert same_bits(captured, stepped)
+    assert same_bits(steps[0], ops.heun_step(*x, sigma, then))
+    assert same_bits(steps[1], ops.ab2_step(*x, 0.95, sigma, then))
+    assert same_bits(steps[2], ops.dpmpp_2m_step(*x, 0.95, sigma, then)[0])
+    assert same_bits(steps[3], ops.sde_step(x[0], x[1], sigma, then, seed=7).log_prob)
     assert same_bits(gradient, ops.velocity_mse_with_grad(x[0], x[1])[1]) and loss.isfinite().all()
 
 
@@ -95,6 +105,12 @@ def test_no_synchronisation() -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         ops.euler_step(x[0], x[1], sigma, then)
+        ops.heun_step(*x, sigma, then)
+        ops.ab2_step(*x, sigma, sigma, then, uncond=x[0], guidance_scale=sigma)
+        ops.dpmpp_2m_step(*x, sigma, sigma, then)
+        ops.sde_step(x[0], x[1], sigma, then, seed=index)
+        ops.sde_step(x[0], x[1], sigma, then, next_sample=x[2])
+        ops.blend(x, sigma)
         ops.route(x, index)
         ops.velocity_mse(x[0], x[1], weight=sigma)
     finally:

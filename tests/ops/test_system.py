@@ -33,7 +33,17 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_self_test_passes_and_covers_every_op() -> None:
     results = ops.self_test()
     assert [r for r in results if not r.passed] == []
-    names = {"guide", "euler_step", "add_noise", "blend", "route", "velocity_mse", "velocity_mse_with_grad"}
+    names = {
+        "guide",
+        "euler_step",
+        "heun_step",
+        "ab2_step",
+        "dpmpp_2m_step",
+        "sde_step",
+        "add_noise",
+        "blend",
+    }
+    names |= {"route", "velocity_mse", "velocity_mse_with_grad"}
     assert {r.op for r in results if r.device == "cpu"} == names
 
 
@@ -170,6 +180,8 @@ def test_nothing_leaks() -> None:
     for _ in range(200):
         ops.euler_step(x[0], x[1], 0.5, 0.4, uncond=x[2], guidance_scale=2.0)
         ops.blend(x, [0.1, 0.2, 0.3])
+        ops.dpmpp_2m_step(*x, 0.9, 0.5, 0.4)
+        ops.sde_step(x[0], x[1], 0.5, 0.4, seed=1)
         ops.velocity_mse(x[0], x[1])
         ops.velocity_mse_with_grad(x[0], x[1])
         with pytest.raises(ValueError, match="sigma"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from danceopd import ops
-from tests.ops.cases import OPS, call, operands, same_bits
+from tests.ops.cases import ALL, OPS, call, operands, same_bits
 
 Tensor = torch.Tensor
 double = torch.float64
+ROOT = Path(__file__).parents[2]
 
 
 def leaves(count: int, shape: tuple[int, ...] = (2, 3, 5)) -> list[Tensor]:
@@ -30,6 +32,13 @@ def test_gradients() -> None:
     assert check(lambda u, v: ops.guide(u, v, scale), (a, b))
     assert check(lambda x, v: ops.euler_step(x, v, 0.7, 0.6), (a, b))
     assert check(lambda x, v, u: ops.euler_step(x, v, sigma, then, uncond=u, guidance_scale=scale), (a, b, c))
+    assert check(lambda x, v, w: ops.heun_step(x, v, w, sigma, then), (a, b, c))
+    assert check(lambda x, v, w: ops.ab2_step(x, v, w, 0.95, 0.7, 0.6), (a, b, c))
+    assert check(
+        lambda x, v, w: ops.ab2_step(x, v, w, 0.95, sigma, then, uncond=x, guidance_scale=scale), (a, b, c)
+    )
+    assert check(lambda x, v: ops.dpmpp_2m_step(x, v, None, None, 0.7, 0.6), (a, b))
+    assert check(lambda x, v, w: ops.dpmpp_2m_step(x, v, w, 0.95, sigma, then), (a, b, c))
     assert check(lambda x, e: ops.add_noise(x, e, sigma), (a, b))
     assert check(lambda *f: ops.blend(list(f), [0.2, 0.3, 0.5]), (a, b, c))
     assert check(lambda *f: ops.route(list(f), torch.tensor([2, 0])), (a, b, c))
@@ -78,6 +87,15 @@ def test_opcheck() -> None:
         (lib.euler_step, (a, b, None, 0.9, None, 0.5, None, 1.0, None)),
         (lib.euler_step, (a, b, c, 0.9, None, 0.0, each, 0.0, each)),
         (lib.euler_step, (x, v.bfloat16(), u.half(), 0.9, None, 0.0, each, 0.0, each)),
+        (lib.heun_step, (a, b, c, 0.9, None, 0.5, None)),
+        (lib.ab2_step, (a, b, c, None, 0.95, None, 0.9, None, 0.0, each, 1.0, None)),
+        (lib.ab2_step, (x, v.bfloat16(), u, u.half(), 0.95, None, 0.9, None, 0.5, None, 3.0, None)),
+        (lib.dpmpp_2m_step, (a, b, None, 0.0, None, 0.9, None, 0.5, None)),
+        (lib.dpmpp_2m_step, (a, b, c, 0.95, None, 0.9, None, 0.0, each)),
+        (lib.sde_step, (a, b, None, None, 7, None, 0.9, None, 0.5, None, 0.7)),
+        (lib.sde_step, (a, b, None, None, 0, torch.tensor([3, 1]), 0.9, None, 0.0, each, 0.7)),
+        (lib.sde_step, (x, v.bfloat16(), None, u.half(), 0, None, 0.9, None, 0.5, None, 0.7)),
+        (lib.sde_step, (a, b, c.detach(), None, 0, None, 0.9, None, 0.5, None, 0.7)),
         (lib.add_noise, (a, b, 0.3, None)),
         (lib.blend, ([a, b, c], None, [0.2, 0.3, 0.5])),
         (lib.blend, ([x, v], torch.rand(2, 2, requires_grad=True), None)),
@@ -97,6 +115,11 @@ def test_compiled_whole() -> None:
         v = ops.guide(u, v, 3.0)
         x = ops.euler_step(x, v, sigma, sigma / 2, uncond=u, guidance_scale=2.0)
         x = ops.euler_step(x, v, each, each / 2)
+        x = ops.heun_step(x, v, u, sigma, sigma / 2)
+        x = ops.ab2_step(x, v, u, 0.95, sigma, each * 0.1, uncond=u, guidance_scale=2.0)
+        x, clean = ops.dpmpp_2m_step(x, v, u, 0.95, sigma, 0.1)
+        step = ops.sde_step(x, v, each, each / 2, seed=3)
+        x = ops.sde_step(clean, v, sigma, 0.1, next_sample=step.sample).mean + step.mean
         y = ops.add_noise(x, ops.route([u, v], index), sigma)
         return x, ops.blend([x, y, u], [0.2, 0.3, 0.5]), ops.velocity_mse(y, v, weight=each, mask=x > 0)
 
@@ -198,6 +221,95 @@ def test_function_transforms_differentiate() -> None:
     torch.testing.assert_close(gradient, ops.velocity_mse_with_grad(x, v)[1])
     with ops.use("reference"):
         torch.testing.assert_close(torch.func.grad(lambda s: ops.velocity_mse(s, v))(x), gradient)
+
+
+class Level:
+    """`torch.func.jvp` and `forward_ad` by the same name."""
+
+    @staticmethod
+    def func(f: Any, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return torch.func.jvp(f, primals, tangents)
+
+    @staticmethod
+    def forward_ad(
+        f: Any, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        import torch.autograd.forward_ad as fwd
+
+        with fwd.dual_level():
+            duals = [fwd.make_dual(p, t) for p, t in zip(primals, tangents, strict=True)]
+            primal, tangent = fwd.unpack_dual(f(*duals))
+            return primal.clone(), tangent.clone()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own, on first use
+@pytest.mark.parametrize("jvp", [Level.func, Level.forward_ad])
+@pytest.mark.parametrize("name", [name for name in OPS if name not in ("sde_std", "velocity_mse")])
+def test_tangents_are_not_dropped(jvp: Any, name: str) -> None:
+    """Every op is smooth in its first tensor: the tangent is the difference quotient."""
+    x = operands((2, 9), double)
+    direction = torch.randn(2, 9, dtype=double)
+
+    def op(first: Tensor) -> Tensor:
+        return call(name, ops, [first, *x[1:]], each=False)
+
+    primal, tangent = jvp(op, (x[0],), (direction,))
+    step = 1e-5
+    slope = (op(x[0] + step * direction) - op(x[0] - step * direction)) / (2 * step)
+    torch.testing.assert_close(primal, op(x[0]))
+    torch.testing.assert_close(tangent, slope, rtol=1e-6, atol=1e-8)
+
+
+def test_function_transforms_of_the_ops() -> None:
+    x, v, _ = operands((4, 9), torch.float32)
+    gradient = torch.func.grad(lambda s: ops.velocity_mse(s, v))(x)
+    torch.testing.assert_close(gradient, ops.velocity_mse_with_grad(x, v)[1])
+    by_row = torch.func.vmap(lambda a, b: ops.guide(a[None], b[None], 3.0)[0])(x, v)
+    torch.testing.assert_close(by_row, ops.guide(x, v, 3.0))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_lazily_negated_tensors(name: str) -> None:
+    x = operands((2, 33), torch.float32)
+    views = [torch._neg_view(t) for t in x]
+    assert all(view.is_neg() and view.is_contiguous() for view in views)
+    assert same_bits(call(name, ops, views), call(name, ops, [-t for t in x]))
+
+
+def test_autocast_changes_nothing() -> None:
+    x = operands((2, 33), torch.float32)
+    low = [x[0], x[1].bfloat16(), x[2].bfloat16()]
+    for name in ALL:
+        some = low if name not in ("guide", "blend", "route") else x
+        expected = call(name, ops, some)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert same_bits(call(name, ops, some), expected), name
+    student = x[0].clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ops.velocity_mse(student, low[1]).backward()
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, ops.velocity_mse_with_grad(x[0], low[1])[1])
+
+
+def test_older_torch_is_read_by_attributes() -> None:
+    """Before 2.10 torch has no exchange table; the same calls, without it, in a process of their own."""
+    code = (
+        "import torch\n"
+        "if hasattr(torch.Tensor, '__dlpack_c_exchange_api__'): del torch.Tensor.__dlpack_c_exchange_api__\n"
+        "from danceopd import ops\n"
+        "from tests.ops.cases import ALL, call, operands, same_bits\n"
+        "for dtype in (torch.float32, torch.bfloat16, torch.float64):\n"
+        "    x = operands((3, 5, 7), dtype)\n"
+        "    for name in ALL:\n"
+        "        native = call(name, ops, x)\n"
+        "        strided = call(name, ops, [t.transpose(1, 2).contiguous().transpose(1, 2) for t in x])\n"
+        "        assert same_bits(native, strided), name\n"
+        "        plain = call(name, ops.reference, x)\n"
+        "        torch.testing.assert_close(native, plain, rtol=1e-2, atol=1e-2)\n"
+        "    assert same_bits(ops.guide(torch._neg_view(x[0]), x[1], 2.0), ops.guide(-x[0], x[1], 2.0))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_lazily_negated_views() -> None:
