@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from danceopd.flow import VelocityField
 from danceopd.sampling import sample
 
-from .diversity import PROPERTIES, Diversity, measure_diversity
+from .diversity import Diversity, layout, measure_diversity
 from .family import ShapesWorldFamily, as_example
 from .render import from_pixels
 from .scorer import score
-from .tasks import GROUNDS, Task, TaskSet
+from .tasks import GROUNDS, Task, TaskSet, answers
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,12 @@ class Scores:
     Attributes:
         categories: ground -> category -> share in [0, 1].
         prompts: tasks per category.
-        diversity: of the t2i images; None if t2i was not asked for.
+        diversity: by ground.
     """
 
     categories: dict[str, dict[str, float]]
     prompts: int
-    diversity: Diversity | None = None
+    diversity: dict[str, Diversity]
 
     def ground(self, name: str) -> float:
         """Mean over the ground's categories, as GenEval's overall score is a mean over its six."""
@@ -47,33 +49,23 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""
-        result: dict[str, Any] = {
+        return {
             "mean": self.mean,
             "grounds": self.grounds,
             "categories": self.categories,
             "prompts_per_category": self.prompts,
+            "diversity": {ground: diversity.to_dict() for ground, diversity in self.diversity.items()},
         }
-        if self.diversity is not None:
-            result["diversity"] = {
-                "readable": self.diversity.readable,
-                **{
-                    name: {
-                        "entropy_bits": self.diversity.entropy[name],
-                        "truth_bits": self.diversity.truth[name],
-                        "ratio": self.diversity.ratio(name),
-                    }
-                    for name in PROPERTIES
-                },
-            }
-        return result
 
 
-def held_out_tasks(ground: str, prompts: int) -> dict[str, list[Task]]:
-    """The first `prompts` test tasks of every category of a ground, by category; no training run draws them.
+def held_out_tasks(ground: str, prompts: int, split: str = "test") -> dict[str, list[Task]]:
+    """The first `prompts` tasks of every category of a ground, by category; no training run draws them.
 
     Raises:
-        ValueError: `ground` is unknown, or `prompts` is below 1.
+        ValueError: `ground` is unknown, `split` is not "test" or "validation", or `prompts` is below 1.
     """
+    if split not in ("test", "validation"):
+        raise ValueError(f"split must be 'test' or 'validation', but got {split!r}.")
     if ground not in GROUNDS:
         raise ValueError(f"ground {ground!r} is unknown; choose one of {', '.join(GROUNDS)}.")
     if prompts < 1:
@@ -81,8 +73,7 @@ def held_out_tasks(ground: str, prompts: int) -> dict[str, list[Task]]:
             f"prompts must be at least 1, but got {prompts}; 48 give errors of about 0.03 per ground."
         )
     return {
-        category: [TaskSet((category,), "test")[row] for row in range(prompts)]
-        for category in GROUNDS[ground]
+        category: [TaskSet((category,), split)[row] for row in range(prompts)] for category in GROUNDS[ground]
     }
 
 
@@ -95,6 +86,7 @@ def evaluate(
     num_steps: int = 8,
     guidance_scale: float = 1.0,
     seed: int = 0,
+    split: str = "test",
 ) -> Scores:
     """Sample the field on held-out tasks and score every image exactly.
 
@@ -106,18 +98,17 @@ def evaluate(
         num_steps: Euler steps; 8 is enough for this world.
         guidance_scale: classifier-free guidance on top of `field`.
         seed: of the noise; the tasks are always the same.
+        split: "test", or "validation" to choose settings on.
 
     Raises:
-        ValueError: a ground is unknown, none is named, or `prompts` is below 1.
+        ValueError: a ground or the split is unknown, no ground is named, or `prompts` is below 1.
     """
     grounds = (grounds,) if isinstance(grounds, str) else tuple(grounds)
     if not grounds:
         raise ValueError(f"grounds is empty; name one or several of {', '.join(GROUNDS)}.")
-    tasks_of = {ground: held_out_tasks(ground, prompts) for ground in grounds}
-    categories: dict[str, dict[str, float]] = {}
-    diversity = None
-    for ground, by_category in tasks_of.items():
-        tasks = [task for rows in by_category.values() for task in rows]
+    tasks_of = {ground: held_out_tasks(ground, prompts, split) for ground in grounds}
+
+    def draw(tasks: Sequence[Task]) -> Tensor:
         examples = [as_example(task) for task in tasks]
         images = sample(
             family,
@@ -129,12 +120,29 @@ def evaluate(
             seed=seed,
             batch_size=96,
         )
-        samples = from_pixels(images)
-        fulfilled = score(samples, tasks)
+        return from_pixels(images)
+
+    categories: dict[str, dict[str, float]] = {}
+    diversity: dict[str, Diversity] = {}
+    for ground, by_category in tasks_of.items():
+        tasks = [task for rows in by_category.values() for task in rows]
+        images = draw(tasks)
+        fulfilled = score(images, tasks)
         categories[ground] = {
             category: sum(fulfilled[i * prompts : (i + 1) * prompts]) / prompts
             for i, category in enumerate(by_category)
         }
-        if ground == "t2i":
-            diversity = measure_diversity(samples, tasks)
+        repeated = _repeated(by_category)
+        repeats = draw([task for task in repeated for _ in range(_NOISES)]).split(_NOISES) if repeated else ()
+        diversity[ground] = measure_diversity(images, tasks, list(zip(repeated, repeats, strict=True)))
     return Scores(categories, prompts, diversity)
+
+
+# Eight noises tell one answer from several: the entropy of four equal choices is then 1.7 bits of 2.
+_NOISES = 8
+
+
+def _repeated(by_category: Mapping[str, Sequence[Task]]) -> list[Task]:
+    """Tasks whose layout is open, a few of each such category, to be asked again from other noises."""
+    open_tasks = [task for rows in by_category.values() for task in rows[: max(1, len(rows) // 8)]]
+    return [task for task in open_tasks if len(set(map(layout, answers(task, _NOISES)))) > 1]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
 
 import numpy as np
 
@@ -27,8 +29,9 @@ GROUNDS: dict[str, tuple[str, ...]] = {
 }
 """The capabilities that an expert can hold, each with the categories it is trained and scored on."""
 
-# Rows of different splits never share a random stream.
-SPLITS = {"train": 0, "test": 1}
+# Rows of different splits never share a random stream. Settings are chosen on validation rows, models judged
+# on test rows, and `answers` draws from rows of its own.
+SPLITS = {"train": 0, "test": 1, "validation": 2, "answers": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +202,7 @@ class TaskSet:
 
     Args:
         categories: a ground's name ("t2i", "local", "global", "edit") or the categories themselves.
-        split: "train" or "test".
+        split: "train", "validation", "test" or "answers".
     """
 
     ROWS = 2**31  # more than any run draws, and small enough for every integer type on the way
@@ -231,3 +234,23 @@ class TaskSet:
 
     def __iter__(self) -> Iterator[Task]:
         return (self[row] for row in range(self.ROWS))
+
+
+@cache
+def answers(task: Task, count: int) -> tuple[Scene, ...]:
+    """`count` scenes that fulfil a task, drawn as its category draws them: how varied the truth is.
+
+    A caption leaves cells, sizes and, where it names none, colours open. Of the edits only an addition leaves
+    the layout open, namely the cell; the answers of the others are all `task.target`.
+    """
+    if task.source is None:
+        rows = TaskSet((task.category,), "answers")
+        return tuple(islice((row.target for row in rows if row.prompt == task.prompt), count))
+    added = [thing for thing in task.target.things if thing.cell in task.source.free_cells]
+    if not added:
+        return (task.target,) * count
+    cells, random = task.source.free_cells, np.random.default_rng(0)
+    draws = [(cells[_pick(random, len(cells))], added[0]) for _ in range(count)]
+    return tuple(
+        task.source.with_thing(_thing(random, cell, thing.shape, thing.colour)) for cell, thing in draws
+    )

@@ -36,11 +36,11 @@ class Recipe:
     Attributes:
         categories: what its rows ask for, in turn; a category named twice is drawn twice as often.
         init: the expert it starts from, or None for random weights.
-        updates: optimizer steps.
+        cycles: updates of each cycle; in every cycle the learning rate rises, stays and falls once.
         learning_rate: AdamW's, between warm-up and decay.
         batch_size: rows of one update.
         warmup: updates over which the learning rate rises linearly.
-        decay: the last share of the updates, in (0, 1], over which the learning rate falls linearly to zero.
+        decay: the last share of a cycle, in (0, 1], over which the learning rate falls linearly to zero.
         sigma_shift: noise levels are uniform draws pushed towards noise by this shift; 1 leaves them uniform.
         drop_prompt: share of rows that lose their prompt, for classifier-free guidance.
         ema: decay of the running mean of the weights, which is what the expert becomes.
@@ -49,7 +49,7 @@ class Recipe:
 
     categories: tuple[str, ...]
     init: str | None
-    updates: int
+    cycles: tuple[int, ...]
     learning_rate: float = 2e-3
     batch_size: int = 48
     warmup: int = 200
@@ -59,17 +59,22 @@ class Recipe:
     ema: float = 0.999
     rank: int | None = None
 
+    @property
+    def updates(self) -> int:
+        """Optimizer steps in all."""
+        return sum(self.cycles)
+
 
 # The categories that bind words to places and to each other take longest: the base sees them twice as often.
 _BASE = (*T2I_CATEGORIES, "position", "colour-attribution")
 
 
 def _adapter(categories: tuple[str, ...], updates: int) -> Recipe:
-    return Recipe(categories, init="base", updates=updates, learning_rate=4e-3, warmup=100, rank=32)
+    return Recipe(categories, init="base", cycles=(updates,), learning_rate=4e-3, warmup=100, rank=32)
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "base": Recipe(_BASE, init=None, updates=24_000),
+    "base": Recipe(_BASE, init=None, cycles=(24_000, 16_000)),
     "local": _adapter(LOCAL_CATEGORIES, updates=4_000),
     "global": _adapter(GLOBAL_CATEGORIES, updates=3_500),
     "edit": _adapter(EDIT_CATEGORIES, updates=5_000),
@@ -77,9 +82,15 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def learning_rate(recipe: Recipe, update: int) -> float:
-    """Learning rate of an update, counted from 0: linear warm-up, a plateau, and a linear fall to zero."""
-    fall = recipe.updates * recipe.decay
-    return recipe.learning_rate * min(1.0, (update + 1) / recipe.warmup, (recipe.updates - update) / fall)
+    """Learning rate of an update, counted from 0: per cycle a rise, a plateau, a fall to zero."""
+    begin = 0
+    for length in recipe.cycles:
+        place = update - begin
+        if place < length:
+            fall = length * recipe.decay
+            return recipe.learning_rate * min(1.0, (place + 1) / recipe.warmup, (length - place) / fall)
+        begin += length
+    raise ValueError(f"update must be in 0..{recipe.updates - 1}, but got {update}.")
 
 
 def flow_matching_loss(model: nn.Module, recipe: Recipe, rows: TaskSet, place: int) -> Tensor:

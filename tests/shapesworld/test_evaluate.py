@@ -46,9 +46,15 @@ def test_a_perfect_model_scores_one() -> None:
     assert {ground: tuple(shares) for ground, shares in scores.categories.items()} == {
         ground: GROUNDS[ground] for ground in ("t2i", "local", "global")
     }
-    assert scores.diversity is not None
-    assert scores.diversity.readable == 1.0
-    assert scores.diversity.lowest_ratio > 0.9
+    assert set(scores.diversity) == {"t2i", "local", "global"}
+    for ground, diversity in scores.diversity.items():
+        assert diversity.readable == 1.0
+        assert all(diversity.ratio(name) > 0.9 for name in ("background", "position", "size"))
+        # This model knows one answer to each prompt, whatever the noise.
+        assert diversity.entropy.get("layout", 0.0) == 0.0, ground
+    assert "layout" in scores.diversity["t2i"].entropy
+    assert "layout" in scores.diversity["local"].entropy
+    assert "layout" not in scores.diversity["global"].entropy
 
 
 def test_guidance_of_a_field_that_ignores_words_changes_nothing() -> None:
@@ -56,7 +62,7 @@ def test_guidance_of_a_field_that_ignores_words_changes_nothing() -> None:
         ShapesWorldFamily(), copy_the_source, "edit", prompts=2, num_steps=1, guidance_scale=3.0
     )
     assert scores.grounds == {"edit": 0.0}
-    assert scores.diversity is None
+    assert set(scores.diversity) == {"edit"}
 
 
 def test_copying_the_source_scores_zero() -> None:
@@ -83,7 +89,7 @@ def test_the_same_seed_gives_the_same_scores(family: ShapesWorldFamily) -> None:
 
 
 def test_scores_are_means_of_means() -> None:
-    scores = Scores({"local": {"a": 1.0, "b": 0.5}, "global": {"c": 0.25}}, prompts=4)
+    scores = Scores({"local": {"a": 1.0, "b": 0.5}, "global": {"c": 0.25}}, prompts=4, diversity={})
     assert scores.ground("local") == 0.75
     assert scores.mean == 0.5
 
@@ -97,12 +103,20 @@ def test_scores_are_plain_numbers() -> None:
     assert content["grounds"] == {"t2i": 1.0, "global": 1.0}
     assert content["categories"]["global"] == {"background-change": 1.0, "style-change": 1.0}
     assert content["prompts_per_category"] == PROMPTS
-    assert content["diversity"]["background"].keys() == {"entropy_bits", "truth_bits", "ratio"}
+    assert content["diversity"]["t2i"]["layout"].keys() == {"entropy_bits", "truth_bits", "ratio"}
 
 
 def test_held_out_tasks_are_test_rows() -> None:
     tasks = held_out_tasks("global", 3)
     assert tasks == {c: [TaskSet((c,), "test")[row] for row in range(3)] for c in GROUNDS["global"]}
+
+
+def test_settings_are_chosen_on_rows_of_their_own() -> None:
+    chosen = held_out_tasks("global", 3, "validation")
+    assert chosen == {c: [TaskSet((c,), "validation")[row] for row in range(3)] for c in GROUNDS["global"]}
+    assert chosen != held_out_tasks("global", 3)
+    with pytest.raises(ValueError, match="split must be 'test' or 'validation', but got 'train'"):
+        held_out_tasks("global", 3, "train")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from danceopd.shapesworld import GROUNDS, TaskSet
+from danceopd.shapesworld import GROUNDS, TaskSet, render, score
+from danceopd.shapesworld.tasks import answers
 from danceopd.shapesworld.world import JITTER, RADIUS
 from tests.shapesworld.judge import says
 from tests.shapesworld.strategies import CATEGORIES
@@ -81,7 +82,7 @@ def test_backgrounds_and_cells_are_even() -> None:
         ("globe", "train", "ground 'globe' is unknown; choose one of t2i, local, global, edit."),
         (("single", "triple"), "train", "category 'triple' is unknown"),
         ((), "train", "categories is empty"),
-        ("t2i", "val", "split 'val' is unknown; choose one of train, test."),
+        ("t2i", "val", "split 'val' is unknown; choose one of train, test, validation, answers."),
     ],
 )
 def test_unknown_names_are_refused(categories: str | tuple[str, ...], split: str, message: str) -> None:
@@ -96,3 +97,22 @@ def test_rows_have_bounds() -> None:
     for row in (-1, len(tasks)):
         with pytest.raises(IndexError, match=f"row {row} is outside"):
             tasks[row]
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_answers_fulfil_their_task(category: str) -> None:
+    for row in range(5):
+        task = TaskSet((category,), "test")[row]
+        scenes = answers(task, 6)
+        assert len(scenes) == 6
+        assert score(render(scenes), [task] * 6) == [True] * 6
+        assert answers(task, 6) == scenes
+
+
+@pytest.mark.parametrize("category", ["single", "two", "counting", "subject-add"])
+def test_answers_are_as_varied_as_the_task_leaves_open(category: str) -> None:
+    tasks = [TaskSet((category,), "test")[row] for row in range(8)]
+    cells = [{frozenset(t.cell for t in scene.things) for scene in answers(task, 16)} for task in tasks]
+    assert max(map(len, cells)) > 1
+    if category == "subject-add":
+        assert [len(c) for c in cells] == [len(task.source.free_cells) for task in tasks if task.source]

@@ -26,8 +26,8 @@ from danceopd.shapesworld.train_experts import (
     train,
 )
 
-TINY_LORA = Recipe(("style-change",), init="base", updates=6, batch_size=2, warmup=2, decay=0.5, rank=2)
-TINY = Recipe(("single", "position"), init=None, updates=6, batch_size=2, warmup=2, decay=0.5)
+TINY_LORA = Recipe(("style-change",), init="base", cycles=(6,), batch_size=2, warmup=2, decay=0.5, rank=2)
+TINY = Recipe(("single", "position"), init=None, cycles=(6,), batch_size=2, warmup=2, decay=0.5)
 
 
 def interrupt_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,18 +139,29 @@ def test_seeds_draw_other_rows_noise_and_weights(tmp_path: Path) -> None:
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
-    run = ExpertRun("base", replace(TINY, updates=60, batch_size=8), tmp_path)
+    run = ExpertRun("base", replace(TINY, cycles=(60,), batch_size=8), tmp_path)
     losses = [run.step() for _ in range(40)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
-    recipe = Recipe(("single",), None, updates=100, learning_rate=1.0, warmup=10, decay=0.3)
+    recipe = Recipe(("single",), None, cycles=(100,), learning_rate=1.0, warmup=10, decay=0.3)
     rates = [learning_rate(recipe, update) for update in range(100)]
     assert rates[:10] == pytest.approx([0.1 * update for update in range(1, 11)])
     assert set(rates[10:71]) == {1.0}
     assert rates[70:] == sorted(rates[70:], reverse=True)
     assert rates[-1] == pytest.approx(1 / 30)
+
+
+def test_every_cycle_has_its_own_rise_and_fall() -> None:
+    one = Recipe(("single",), None, cycles=(100,), learning_rate=1.0, warmup=10, decay=0.3)
+    two = replace(one, cycles=(100, 50))
+    assert two.updates == 150
+    assert [learning_rate(two, u) for u in range(100)] == [learning_rate(one, u) for u in range(100)]
+    last = replace(one, cycles=(50,))
+    assert [learning_rate(two, 100 + u) for u in range(50)] == [learning_rate(last, u) for u in range(50)]
+    with pytest.raises(ValueError, match=r"update must be in 0\.\.149, but got 150"):
+        learning_rate(two, 150)
 
 
 def test_there_is_a_recipe_per_shipped_expert() -> None:
