@@ -12,6 +12,7 @@
 #include "cpu/dispatch.h"
 #include "cuda/launch.h"
 #include "cuda_runtime.h"
+#include "ops/coefficients.h"
 #include "trial.h"
 
 namespace danceopd::test {
@@ -19,48 +20,97 @@ namespace {
 
 // -- the ops --------------------------------------------------------------------------------------------
 
-void combine(Trial& t, CombineOp op, const std::vector<Input>& inputs, const std::vector<Param>& params,
-             DType output) {
-  CombineArgs a = {};
+struct Operands {
+  std::vector<Input> inputs;
+  std::vector<Param> params;
+};
+
+void combine(Trial& t, CombineOp op, const Operands& from, int outputs = 1) {
+  using Args = CombineArgs;
+  Args a = {};
   a.op = op;
-  a.inputs = static_cast<int32_t>(inputs.size());
-  a.params = static_cast<int32_t>(params.size());
-  std::copy(inputs.begin(), inputs.end(), a.input);
-  std::copy(params.begin(), params.end(), a.param);
-  a.output_dtype = output;
+  a.inputs = static_cast<int32_t>(from.inputs.size());
+  a.params = static_cast<int32_t>(from.params.size());
+  std::copy(from.inputs.begin(), from.inputs.end(), a.input);
+  std::copy(from.params.begin(), from.params.end(), a.param);
+  a.output_dtype = t.sample;
   a.batch = t.each ? t.batch : 1;
   a.per_sample = t.each ? t.per_sample : t.elements();
-  const auto result = [](CombineArgs& a) -> void*& { return a.output; };
-  t.compare<CombineArgs>(a, {{"output", result, output, t.elements()}}, cpu::combine, cuda::combine);
+  a.ready =
+      std::all_of(from.params.begin(), from.params.end(), [](const Param& p) { return p.each == nullptr; });
+  if (a.ready && op != CombineOp::blend) {
+    double p[kMaxCoefficients] = {};
+    for (int k = 0; k < a.params; ++k) p[k] = a.param[k].value;
+    coefficients(op, p, a.coefficient);
+  }
+  Outputs<Args> results = {{"output", [](Args& a) -> void*& { return a.output[0]; }, t.sample, t.elements()}};
+  if (outputs > 1) {
+    results.push_back(
+        {"second output", [](Args& a) -> void*& { return a.output[1]; }, t.sample, t.elements()});
+  }
+  t.compare<Args>(a, results, cpu::combine, cuda::combine);
 }
 
 void guide(Trial& t) {
-  combine(t, CombineOp::guide, {t.sample_like(), t.sample_like()}, {t.param(-2, 8)}, t.sample);
+  combine(t, CombineOp::guide, {{t.sample_like(), t.sample_like()}, {t.param(-2, 8)}});
 }
 
 void euler_step(Trial& t) {
-  combine(t, CombineOp::euler_step, {t.sample_like(), t.velocity_like()}, {t.param(0.5, 1), t.param(0, 0.5)},
-          t.sample);
+  combine(t, CombineOp::euler_step,
+          {{t.sample_like(), t.velocity_like()}, {t.param(0.5, 1), t.param(0, 0.5)}});
 }
 
 void guided_euler_step(Trial& t) {
-  combine(t, CombineOp::guided_euler_step, {t.sample_like(), t.velocity_like(), t.velocity_like()},
-          {t.param(0.5, 1), t.param(0, 0.5), t.param(-2, 8)}, t.sample);
+  combine(t, CombineOp::guided_euler_step,
+          {{t.sample_like(), t.velocity_like(), t.velocity_like()},
+           {t.param(0.5, 1), t.param(0, 0.5), t.param(-2, 8)}});
+}
+
+void heun_step(Trial& t) {
+  combine(t, CombineOp::heun_step,
+          {{t.sample_like(), t.velocity_like(), t.velocity_like()}, {t.param(0.5, 1), t.param(0, 0.5)}});
+}
+
+// sigma_previous, sigma, sigma_next; at times from pure noise, or to the clean sample
+std::vector<Param> three_sigmas(Trial& t) {
+  const double first = t.coin() ? 1.0 : 0.7, last = t.coin() ? 0.0 : 0.3;
+  return {t.param(first, 1), t.param(0.4, 0.6), t.param(0, last)};
+}
+
+void ab2_step(Trial& t) {
+  combine(t, CombineOp::ab2_step, {{t.sample_like(), t.velocity_like(), t.velocity_like()}, three_sigmas(t)});
+}
+
+void guided_ab2_step(Trial& t) {
+  std::vector<Param> params = three_sigmas(t);
+  params.push_back(t.param(-2, 8));
+  combine(t, CombineOp::guided_ab2_step,
+          {{t.sample_like(), t.velocity_like(), t.velocity_like(), t.velocity_like()}, params});
+}
+
+void first_dpmpp_2m_step(Trial& t) {
+  combine(t, CombineOp::first_dpmpp_2m_step,
+          {{t.sample_like(), t.velocity_like()}, {t.param(0.5, 1), t.param(0, 0.5)}}, 2);
+}
+
+void dpmpp_2m_step(Trial& t) {
+  combine(t, CombineOp::dpmpp_2m_step,
+          {{t.sample_like(), t.velocity_like(), t.sample_like()}, three_sigmas(t)}, 2);
 }
 
 void add_noise(Trial& t) {
-  combine(t, CombineOp::add_noise, {t.sample_like(), t.velocity_like()}, {t.param(0, 1)}, t.sample);
+  combine(t, CombineOp::add_noise, {{t.sample_like(), t.velocity_like()}, {t.param(0, 1)}});
 }
 
 void blend(Trial& t) {
-  for (int fields : {1, 3}) {
-    std::vector<Input> inputs;
-    std::vector<Param> weights;
+  for (int fields : {1, 3, 32}) {
+    if (fields * t.elements() > 100000) continue;
+    Operands from;
     for (int k = 0; k < fields; ++k) {
-      inputs.push_back(t.sample_like());
-      weights.push_back(t.param(-1, 1));
+      from.inputs.push_back(t.sample_like());
+      from.params.push_back(t.param(-1, 1));
     }
-    combine(t, CombineOp::blend, inputs, weights, t.sample);
+    combine(t, CombineOp::blend, from);
   }
 }
 
@@ -108,20 +158,54 @@ void velocity_mse(Trial& t) {
   t.compare<Args>(a, outputs, cpu::velocity_mse, cuda::velocity_mse);
 }
 
+// The noise is drawn from a seed, or from one per sample, or given; or the next sample is given.
+void sde_step(Trial& t) {
+  using Args = SDEArgs;
+  Args a = {};
+  a.sample = t.sample_like();
+  a.velocity = t.velocity_like();
+  const bool given = t.coin();
+  if (given) a.next_sample = t.sample_like();
+  if (!given && t.coin()) a.noise = t.velocity_like();
+  a.seed = {t.coin() ? -5 : (int64_t{1} << 40) + 3, t.coin() ? t.index(-9, 1 << 30) : nullptr};
+  a.sigma = t.param(0.5, 1);
+  a.sigma_next = t.param(0, 0.5);
+  a.noise_level = 0.7;
+  a.output_dtype = t.sample;
+  a.batch = t.batch;
+  a.per_sample = t.per_sample;
+
+  const int64_t blocks = t.batch * blocks_per_sample(t.per_sample);
+  Outputs<Args> outputs = {
+      {"mean", [](Args& a) -> void*& { return a.mean; }, t.sample, t.elements()},
+      {"partials", [](Args& a) -> void*& { return a.partials; }, DType::f32, blocks},
+      {"log_prob", [](Args& a) -> void*& { return a.log_prob; }, DType::f32, t.batch},
+      {"std", [](Args& a) -> void*& { return a.std; }, DType::f32, t.batch},
+  };
+  if (!given) outputs.push_back({"next", [](Args& a) -> void*& { return a.next; }, t.sample, t.elements()});
+  t.compare<Args>(a, outputs, cpu::sde_step, cuda::sde_step);
+}
+
 struct Op {
   const char* name;
   void (*run)(Trial&);
-  bool reduces;
+  bool reduces = false;
 };
 
 const Op kOps[] = {
-    {"guide", guide, false},
-    {"euler_step", euler_step, false},
-    {"guided_euler_step", guided_euler_step, false},
-    {"add_noise", add_noise, false},
-    {"blend", blend, false},
-    {"route", route, false},
+    {"guide", guide},
+    {"euler_step", euler_step},
+    {"guided_euler_step", guided_euler_step},
+    {"heun_step", heun_step},
+    {"ab2_step", ab2_step},
+    {"guided_ab2_step", guided_ab2_step},
+    {"first_dpmpp_2m_step", first_dpmpp_2m_step},
+    {"dpmpp_2m_step", dpmpp_2m_step},
+    {"add_noise", add_noise},
+    {"blend", blend},
+    {"route", route},
     {"velocity_mse", velocity_mse, true},
+    {"sde_step", sde_step, true},
 };
 
 // -- the settings ---------------------------------------------------------------------------------------
@@ -136,10 +220,10 @@ std::vector<Setting> settings(bool reduces) {
   for (const auto& shape : kShapes) {
     for (const auto& dtype : kDtypes) {
       for (int offset : {0, 1, 3, kVaried}) {
-        for (bool each : {false, true}) {
-          const bool long_wait = reduces && shape[0] * shape[1] >= kBlock;  // barriers take their time here
-          if (++n % 3 != 0 && long_wait) continue;
-          all.push_back({shape[0], shape[1], dtype[0], dtype[1], offset, each, n % 4 == 0, n});
+        const bool long_wait = reduces && shape[0] * shape[1] >= kBlock;  // barriers take their time here
+        if (++n % 3 == 0 || !long_wait) {
+          all.push_back(
+              {shape[0], shape[1], dtype[0], dtype[1], offset, (n + n / 4) % 2 == 0, n % 5 == 0, n});
         }
       }
     }

@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kDevices = 2;
 constexpr unsigned kMostThreads = 1024;
-constexpr size_t kStackBytes = 64 << 10;
+constexpr size_t kStackBytes = 32 << 10;
 
 Order order = Order::rising;
 int device = 0;

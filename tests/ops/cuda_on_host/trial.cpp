@@ -111,8 +111,8 @@ Input Trial::bits(DType dtype, int64_t count) {
 Param Trial::param(double low, double high) {
   static constexpr DType kDtypes[] = {DType::f64, DType::f32, DType::bf16, DType::f16};
   std::uniform_real_distribution<double> uniform(low, high);
-  if (!each) return {uniform(random_), nullptr, 1, DType::f64};
-  const int64_t stride = 1 + params_ % 2;
+  if (!each && coin()) return {uniform(random_), nullptr, 1, DType::f64};
+  const int64_t stride = each ? 1 + params_ % 2 : 0;
   Array& array = keep(kDtypes[params_++ % 4], (batch - 1) * stride + 1);
   for (int64_t i = 0; i < array.count(); ++i) array.set(i, uniform(random_));
   return {0.0, array.data(), stride, array.dtype()};

@@ -76,7 +76,7 @@ class Trial : public Setting {
   Input velocity_like() { return values(velocity, elements()); }
   Input values(DType dtype, int64_t count);         // of a standard normal distribution
   Input bits(DType dtype, int64_t count);           // zeros and ones
-  Param param(double low, double high);             // one number, or one per sample
+  Param param(double low, double high);             // a number or a tensor; per sample if `each`
   const int64_t* index(int64_t low, int64_t high);  // one per sample
 
   // Runs the op on every instruction set of this CPU and, in two orders, through the CUDA sources.
