@@ -44,8 +44,8 @@ void launch(void (*kernel)(Args), const Args& args, int64_t blocks, int device, 
   }
   DeviceGuard guard(device);
   void* pointers[] = {const_cast<Args*>(&args)};
-  check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(blocks)),
-                         dim3(kThreads), pointers, 0, reinterpret_cast<cudaStream_t>(stream)),
+  check(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), pointers, 0,
+                         reinterpret_cast<cudaStream_t>(stream)),
         name);
 }
 
