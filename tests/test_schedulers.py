@@ -21,7 +21,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from danceopd import ops
-from danceopd.schedulers import FusedFlowMatchEulerScheduler
+from danceopd.schedulers import FusedFlowMatchAB2Scheduler, FusedFlowMatchEulerScheduler
 
 Tensor = torch.Tensor
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -221,16 +221,156 @@ def test_gradients_flow_through_a_step() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
+# -- second order --------------------------------------------------------------------------------------------
+
+
+class GaussianFlow:
+    """The exact velocity field and trajectories where the data are normal, N(mean, spread^2).
+
+    A state at sigma is N((1 - sigma) mean, variance(sigma)), and a trajectory keeps its standardised value.
+    """
+
+    mean, spread = 0.7, 0.5
+
+    def variance(self, sigma: float) -> float:
+        return (1.0 - sigma) ** 2 * self.spread**2 + sigma**2
+
+    def velocity(self, x: Tensor, sigma: float) -> Tensor:
+        slope = (sigma - (1.0 - sigma) * self.spread**2) / self.variance(sigma)
+        return slope * (x - (1.0 - sigma) * self.mean) - self.mean
+
+    def clean(self, noise: Tensor) -> Tensor:
+        return self.mean + self.spread * noise
+
+
+def error(kind: type[Any], num_steps: int, device: str = "cpu", **config: Any) -> float:
+    """Root mean square distance from the exact clean states after so many steps."""
+    flow, scheduler = GaussianFlow(), kind(**config)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / num_steps, num_steps).tolist(), device=device)
+    noise = torch.randn(4, 256, generator=torch.Generator().manual_seed(3)).to(device)
+    x = noise
+    for t in scheduler.timesteps:
+        sigma = float(t) / 1000.0
+        v = -flow.velocity(x, 1.0 - sigma) if config.get("invert_sigmas") else flow.velocity(x, sigma)
+        x = scheduler.step(v, t, x).prev_sample
+    return float((x - flow.clean(noise)).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("config", [{}, {"shift": 3.0}, {"invert_sigmas": True}], ids=str)
+def test_the_error_falls_with_the_square_of_the_steps(config: dict[str, Any], device: str) -> None:
+    steps = (16, 32, 64, 128)
+    for kind, order in ((FusedFlowMatchEulerScheduler, 1.0), (FusedFlowMatchAB2Scheduler, 2.0)):
+        errors = [error(kind, n, device, **config) for n in steps]
+        slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
+        assert -slope == pytest.approx(order, abs=0.25), (kind.__name__, errors)
+
+
+@pytest.mark.parametrize("config", [{}, {"shift": 3.0}], ids=str)
+@pytest.mark.parametrize("num_steps", [12, 16, 28, 50])
+def test_half_the_steps_reach_eulers_error(config: dict[str, Any], num_steps: int) -> None:
+    euler = error(FlowMatchEulerDiscreteScheduler, num_steps, **config)
+    assert error(FusedFlowMatchAB2Scheduler, num_steps // 2, **config) <= euler
+
+
+def ab2(x: Tensor, v: Tensor, earlier: Tensor, sigmas: list[float]) -> Tensor:
+    before, now, then = sigmas
+    d = then - now
+    return x + d * (v + d / (2.0 * (now - before)) * (v - earlier))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_second_order_step_is_the_formula(dtype: torch.dtype) -> None:
+    scheduler = FusedFlowMatchAB2Scheduler(shift=3.0)
+    scheduler.set_timesteps(5)
+    sigmas, x, earlier = scheduler.sigmas.tolist(), torch.randn(2, 3, 7).to(dtype), None
+    for i, t in enumerate(scheduler.timesteps):
+        v = velocity(x, t, dtype)
+        exact = x.double() + (sigmas[i + 1] - sigmas[i]) * v.double()
+        if earlier is not None:
+            exact = ab2(x.double(), v.double(), earlier.double(), sigmas[i - 1 : i + 2])
+        following = scheduler.step(v, t, x).prev_sample
+        assert following.dtype == dtype
+        torch.testing.assert_close(following.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
+        # A model in a CUDA graph writes its next output over this one.
+        x, earlier = following, v.clone()
+        v.fill_(torch.nan)
+
+
+def run(scheduler: Any, x: Tensor, steps: int | None = None) -> Tensor:
+    for t in scheduler.timesteps[:steps]:
+        x = scheduler.step(velocity(x, t, x.dtype), t, x).prev_sample
+    return x
+
+
+def test_a_new_grid_forgets_the_old_one() -> None:
+    x, used = torch.randn(1, 5), FusedFlowMatchAB2Scheduler()
+    for stopped in (None, 1, 3):
+        used.set_timesteps(4)
+        run(used, x, stopped)
+        fresh = FusedFlowMatchAB2Scheduler()
+        for scheduler in (used, fresh):
+            scheduler.set_timesteps(4)
+            scheduler.set_begin_index(stopped or 0)  # where the old history would fit
+        t = fresh.timesteps[stopped or 0]
+        v = velocity(x, t, x.dtype)
+        assert torch.equal(used.step(v, t, x).prev_sample, fresh.step(v, t, x).prev_sample)
+
+
+def test_a_finished_run_holds_no_velocity() -> None:
+    scheduler = FusedFlowMatchAB2Scheduler()
+    scheduler.set_timesteps(3)
+    run(scheduler, torch.randn(1, 5))
+    assert scheduler._previous is None
+
+
+def test_levels_that_stay_are_survived() -> None:
+    scheduler = FusedFlowMatchAB2Scheduler()
+    scheduler.set_timesteps(sigmas=[1.0, 0.6, 0.6, 0.2, 0.0])
+    scheduler.set_begin_index(0)
+    x = torch.randn(1, 5)
+    for t in scheduler.timesteps:
+        x = scheduler.step(velocity(x, t, x.dtype), t, x).prev_sample
+        assert bool(x.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "config", [{"stochastic_sampling": True}, {"stochastic_sampling": True, "shift": 3.0}]
+)
+def test_stochastic_sampling_is_the_stock_step(config: dict[str, Any]) -> None:
+    stock, fused = FlowMatchEulerDiscreteScheduler(**config), FusedFlowMatchAB2Scheduler(**config)
+    for s in (stock, fused):
+        s.set_timesteps(4)
+    x = torch.randn(1, 5)
+    for _ in range(4):
+        x = assert_same_step(stock, fused, x, torch.float32)
+
+
+def test_gradients_flow_to_the_earlier_velocity() -> None:
+    scheduler = FusedFlowMatchAB2Scheduler()
+    scheduler.set_timesteps(3)
+    first, second = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    t, x = scheduler.timesteps, torch.randn(2, 3)
+    after = scheduler.step(second, t[1], scheduler.step(first, t[0], x).prev_sample).prev_sample
+    # Both steps are -1/3 wide: x - first / 3 - (3 / 2 second - 1 / 2 first) / 3.
+    to_first, to_second = torch.autograd.grad(after.sum(), (first, second))
+    width = scheduler.sigmas.diff().tolist()
+    ratio = width[1] / (2.0 * width[0])
+    torch.testing.assert_close(to_first, torch.full((2, 3), width[0] - width[1] * ratio))
+    torch.testing.assert_close(to_second, torch.full((2, 3), width[1] * (1.0 + ratio)))
+
+
 # -- configs and files ---------------------------------------------------------------------------------------
 
 
-def test_configs_go_both_ways(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [FusedFlowMatchEulerScheduler, FusedFlowMatchAB2Scheduler])
+def test_configs_go_both_ways(kind: type[Any], tmp_path: Path) -> None:
     config = {"shift": 3.0, "use_dynamic_shifting": True, "shift_terminal": 0.02, "base_shift": 0.4}
     stock = FlowMatchEulerDiscreteScheduler(**config)
-    fused = FusedFlowMatchEulerScheduler.from_config(stock.config)
+    fused = kind.from_config(stock.config)
     back = FlowMatchEulerDiscreteScheduler.from_config(fused.config)
     fused.save_pretrained(tmp_path)
-    loaded = FusedFlowMatchEulerScheduler.from_pretrained(tmp_path)
+    loaded = kind.from_pretrained(tmp_path)
     stock_again = FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path)
     for scheduler in (fused, back, loaded, stock_again):
         for key, value in stock.config.items():
@@ -334,15 +474,29 @@ def test_a_stock_pipeline_paints_the_same(
     assert np.abs(stock - fused).max() * 255 <= levels
 
 
+@pytest.mark.parametrize("kind", [FusedFlowMatchEulerScheduler, FusedFlowMatchAB2Scheduler])
 def test_a_saved_pipeline_loads_with_its_scheduler(
-    pipeline: tuple[DiffusionPipeline, dict[str, Any]], tmp_path: Path
+    kind: type[Any], pipeline: tuple[DiffusionPipeline, dict[str, Any]], tmp_path: Path
 ) -> None:
     pipe, call = pipeline
-    pipe.scheduler = FusedFlowMatchEulerScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler = kind.from_config(pipe.scheduler.config)
     before = images(pipe, call, "cpu", torch.float32)
     pipe.save_pretrained(tmp_path)
     absent = {name: None for name, part in pipe.components.items() if part is None}
     loaded = type(pipe).from_pretrained(tmp_path, **absent)
     loaded.set_progress_bar_config(disable=True)
-    assert type(loaded.scheduler) is FusedFlowMatchEulerScheduler
+    assert type(loaded.scheduler) is kind
     assert np.array_equal(images(loaded, call, "cpu", torch.float32), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_second_order_comes_closer_in_a_pipeline(
+    pipeline: tuple[DiffusionPipeline, dict[str, Any]], dtype: torch.dtype
+) -> None:
+    pipe, call = pipeline
+    stock = pipe.scheduler
+    many = images(pipe, call | {"num_inference_steps": 200}, "cpu", torch.float32)
+    far = images(pipe, call | {"num_inference_steps": 10}, "cpu", dtype)
+    pipe.scheduler = FusedFlowMatchAB2Scheduler.from_config(stock.config)
+    near = images(pipe, call | {"num_inference_steps": 10}, "cpu", dtype)
+    assert np.abs(near - many).mean() < np.abs(far - many).mean()
