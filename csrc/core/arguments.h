@@ -24,19 +24,34 @@ struct Param {
   DType dtype;
 };
 
-enum class CombineOp : int32_t { guide, euler_step, guided_euler_step, add_noise, blend };
+enum class CombineOp : int32_t {
+  guide,
+  euler_step,
+  guided_euler_step,
+  heun_step,
+  ab2_step,
+  guided_ab2_step,
+  first_dpmpp_2m_step,
+  dpmpp_2m_step,
+  add_noise,
+  blend
+};
 
-// output[b, i] = op(inputs[.][b, i]; coefficients(params[.][b]))
+constexpr int kMaxOutputs = 2;
+
+// outputs[.][b, i] = op(inputs[.][b, i]; coefficients(params[.][b]))
 struct CombineArgs {
   CombineOp op;
   int32_t inputs;
   int32_t params;
+  bool ready;  // `coefficient` holds what the op multiplies with; else it depends on tensors of parameters
   DType output_dtype;
-  void* output;
+  void* output[kMaxOutputs];
   int64_t batch;       // 1 when no parameter varies per sample
   int64_t per_sample;  // elements
   Input input[kMaxInputs];
   Param param[kMaxInputs];
+  double coefficient[kMaxInputs];
 };
 
 // output[b] = input[index[b]][b]; NaN where index[b] is out of range
@@ -70,6 +85,34 @@ struct VelocityMSEArgs {
   DType gradient_dtype;
   void* partials;  // [batch, blocks_per_sample], f64 when the student is f64, else f32
   void* loss;      // [batch], same dtype as partials
+  int64_t batch;
+  int64_t per_sample;
+};
+
+// Where the noise of a stochastic step comes from. Without `each`, element i of sample b is element b *
+// per_sample + i of the stream of `seed`; with it, element i of the stream of each[b].
+struct Seed {
+  int64_t seed;
+  const int64_t* each;
+};
+
+// mean and next[b, i] of a stochastic step, and the log-probability of `next`. The first that is given
+// counts: next_sample (then `next` is not written), noise, seed.
+struct SDEArgs {
+  Input sample;
+  Input velocity;
+  Input next_sample;  // data == nullptr: not given
+  Input noise;        // likewise
+  Seed seed;
+  Param sigma;
+  Param sigma_next;
+  double noise_level;
+  DType output_dtype;  // of next and mean
+  void* next;
+  void* mean;
+  void* partials;  // [batch, blocks_per_sample], f64 when the sample is f64, else f32
+  void* log_prob;  // [batch], same dtype as partials
+  void* std;       // likewise
   int64_t batch;
   int64_t per_sample;
 };

@@ -79,6 +79,13 @@ DANCEOPD_HD uint16_t float_to_f16(float x) {
 #endif
 }
 
+// x as it reads back after it was stored in a float dtype of at most 32 bits.
+DANCEOPD_HD float rounded_to(float x, DType dtype) {
+  return dtype == DType::bf16  ? bf16_to_float(float_to_bf16(x))
+         : dtype == DType::f16 ? f16_to_float(float_to_f16(x))
+                               : x;
+}
+
 // Element i of an array of any dtype, as the kernel's accumulation type A (float or double).
 template <class A>
 DANCEOPD_HD A load_scalar(const void* data, DType dtype, int64_t i) {

@@ -13,9 +13,13 @@
 
 #if defined(__CUDACC__)
 #define DANCEOPD_HD __host__ __device__ __forceinline__
-#define DANCEOPD_UNROLL _Pragma("unroll")
 #else
 #define DANCEOPD_HD inline __attribute__((always_inline))
+#endif
+
+#if defined(__CUDA_ARCH__)
+#define DANCEOPD_UNROLL _Pragma("unroll")
+#else
 #define DANCEOPD_UNROLL
 #endif
 
@@ -36,6 +40,23 @@ DANCEOPD_HD double fused(double a, double b, double c) {
   return __fma_rn(a, b, c);
 #else
   return __builtin_fma(a, b, c);
+#endif
+}
+
+// Correctly rounded on every device, which makes it the same everywhere.
+DANCEOPD_HD float root(float a) {
+#if defined(__CUDA_ARCH__)
+  return __fsqrt_rn(a);
+#else
+  return __builtin_sqrtf(a);
+#endif
+}
+
+DANCEOPD_HD double root(double a) {
+#if defined(__CUDA_ARCH__)
+  return __dsqrt_rn(a);
+#else
+  return __builtin_sqrt(a);
 #endif
 }
 

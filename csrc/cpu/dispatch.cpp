@@ -7,6 +7,7 @@
 #include "cpu/isa.h"
 #include "cpu/thread_pool.h"
 #include "ops/route.h"
+#include "ops/sde_step.h"
 
 namespace danceopd::cpu {
 namespace {
@@ -31,60 +32,74 @@ void route_samples(const RouteArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-// The final pass of core/reduce.h: a sample's partials to its loss.
+// The final pass of core/reduce.h: the sum of sample b's partials.
 template <class A>
-void finish_samples(const VelocityMSEArgs& a) {
+double sum_of_partials(const void* partials, int64_t b, int64_t blocks) {
+  const A* of_sample = static_cast<const A*>(partials) + b * blocks;
+  double lane[kThreads] = {};
+  for (int64_t j = 0; j < blocks; ++j) lane[j % kThreads] += static_cast<double>(of_sample[j]);
+  for (int apart = kThreads / 2; apart > 0; apart /= 2) {
+    for (int t = 0; t < apart; ++t) lane[t] += lane[t + apart];
+  }
+  return lane[0];
+}
+
+template <class A>
+void finish_losses(const VelocityMSEArgs& a) {
   const int64_t blocks = blocks_per_sample(a.per_sample);
   for (int64_t b = 0; b < a.batch; ++b) {
-    const A* partials = static_cast<const A*>(a.partials) + b * blocks;
-    double lane[kThreads] = {};
-    for (int64_t j = 0; j < blocks; ++j) lane[j % kThreads] += static_cast<double>(partials[j]);
-    for (int apart = kThreads / 2; apart > 0; apart /= 2) {
-      for (int t = 0; t < apart; ++t) lane[t] += lane[t + apart];
-    }
+    const double sum = sum_of_partials<A>(a.partials, b, blocks);
     static_cast<A*>(a.loss)[b] =
-        static_cast<A>(value_of(a.weight, b) * lane[0] / static_cast<double>(a.per_sample));
+        static_cast<A>(value_of(a.weight, b) * sum / static_cast<double>(a.per_sample));
   }
+}
+
+template <class A>
+void finish_log_probs(const SDEArgs& a) {
+  const int64_t blocks = blocks_per_sample(a.per_sample);
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const SDECoefficients c =
+        sde_coefficients(value_of(a.sigma, b), value_of(a.sigma_next, b), a.noise_level);
+    const double sum = sum_of_partials<A>(a.partials, b, blocks);
+    static_cast<A*>(a.log_prob)[b] = static_cast<A>(sde_log_prob(sum, a.per_sample, c.step_std));
+    static_cast<A*>(a.std)[b] = static_cast<A>(c.std);
+  }
+}
+
+// Ranges of a kernel's units of work, in parallel where the elements are worth it.
+template <class Args>
+void run(void (*kernel)(const Args&, int64_t, int64_t), const Args& a, int64_t units, int threads) {
+  struct Task {
+    const Args& a;
+    void (*kernel)(const Args&, int64_t, int64_t);
+  } task = {a, kernel};
+  parallel_for(
+      units, useful_threads(a.batch * a.per_sample, threads),
+      [](const void* p, int64_t begin, int64_t end) {
+        const Task& task = *static_cast<const Task*>(p);
+        task.kernel(task.a, begin, end);
+      },
+      &task);
 }
 
 }  // namespace
 
 void combine(const CombineArgs& a, int threads) {
-  struct Task {
-    const CombineArgs& a;
-    decltype(CpuKernels::combine) kernel;
-  } task = {a, cpu_kernels().combine};
-  parallel_for(
-      a.batch * tiles_per_sample(a.per_sample), useful_threads(a.batch * a.per_sample, threads),
-      [](const void* p, int64_t begin, int64_t end) {
-        const Task& task = *static_cast<const Task*>(p);
-        task.kernel(task.a, begin, end);
-      },
-      &task);
+  run(cpu_kernels().combine, a, a.batch * tiles_per_sample(a.per_sample), threads);
 }
 
 void route(const RouteArgs& a, int threads) {
-  parallel_for(
-      a.batch, useful_threads(a.batch * a.per_sample, threads),
-      [](const void* p, int64_t begin, int64_t end) {
-        route_samples(*static_cast<const RouteArgs*>(p), begin, end);
-      },
-      &a);
+  run(route_samples, a, a.batch, threads);
 }
 
 void velocity_mse(const VelocityMSEArgs& a, int threads) {
-  struct Task {
-    const VelocityMSEArgs& a;
-    decltype(CpuKernels::velocity_mse) kernel;
-  } task = {a, cpu_kernels().velocity_mse};
-  parallel_for(
-      a.batch * blocks_per_sample(a.per_sample), useful_threads(a.batch * a.per_sample, threads),
-      [](const void* p, int64_t begin, int64_t end) {
-        const Task& task = *static_cast<const Task*>(p);
-        task.kernel(task.a, begin, end);
-      },
-      &task);
-  a.student.dtype == DType::f64 ? finish_samples<double>(a) : finish_samples<float>(a);
+  run(cpu_kernels().velocity_mse, a, a.batch * blocks_per_sample(a.per_sample), threads);
+  a.student.dtype == DType::f64 ? finish_losses<double>(a) : finish_losses<float>(a);
+}
+
+void sde_step(const SDEArgs& a, int threads) {
+  run(cpu_kernels().sde_step, a, a.batch * blocks_per_sample(a.per_sample), threads);
+  a.output_dtype == DType::f64 ? finish_log_probs<double>(a) : finish_log_probs<float>(a);
 }
 
 }  // namespace danceopd::cpu

@@ -2,5 +2,5 @@
 #include "cpu/unit.h"
 
 namespace danceopd {
-const CpuKernels kBaselineKernels = {baseline::combine, baseline::velocity_mse};
+const CpuKernels kBaselineKernels = {baseline::combine, baseline::velocity_mse, baseline::sde_step};
 }

@@ -5,6 +5,7 @@
 #include "cuda/combine.cuh"
 #include "cuda/launch.h"
 #include "cuda/route.cuh"
+#include "cuda/sde_step.cuh"
 #include "cuda/velocity_mse.cuh"
 
 namespace danceopd::cuda {
@@ -58,15 +59,25 @@ void combine_as(const CombineArgs& a, int device, uintptr_t stream, const char* 
 void combine(const CombineArgs& a, int device, uintptr_t stream) {
   switch (a.op) {
     case CombineOp::guide:
-      return combine_as<Guide>(a, device, stream, "guide");
+      return combine_as<Linear<1, true>>(a, device, stream, "guide");
     case CombineOp::euler_step:
-      return combine_as<EulerStep>(a, device, stream, "euler_step");
+      return combine_as<Linear<2, false>>(a, device, stream, "euler_step");
     case CombineOp::guided_euler_step:
-      return combine_as<GuidedEulerStep>(a, device, stream, "euler_step");
+      return combine_as<Linear<2, true>>(a, device, stream, "euler_step");
+    case CombineOp::heun_step:
+      return combine_as<Linear<3, false>>(a, device, stream, "heun_step");
+    case CombineOp::ab2_step:
+      return combine_as<Linear<3, false>>(a, device, stream, "ab2_step");
+    case CombineOp::guided_ab2_step:
+      return combine_as<Linear<3, true>>(a, device, stream, "ab2_step");
+    case CombineOp::first_dpmpp_2m_step:
+      return combine_as<DPMpp2M<true>>(a, device, stream, "dpmpp_2m_step");
+    case CombineOp::dpmpp_2m_step:
+      return combine_as<DPMpp2M<false>>(a, device, stream, "dpmpp_2m_step");
     case CombineOp::add_noise:
-      return combine_as<AddNoise>(a, device, stream, "add_noise");
+      return combine_as<Linear<2, false>>(a, device, stream, "add_noise");
     case CombineOp::blend:
-      return combine_as<Blend>(a, device, stream, "blend");
+      return combine_as<Fold>(a, device, stream, "blend");
   }
 }
 
@@ -78,6 +89,11 @@ void route(const RouteArgs& a, int device, uintptr_t stream) {
 void velocity_mse(const VelocityMSEArgs& a, int device, uintptr_t stream) {
   launch(velocity_mse_kernel, a, a.batch * blocks_per_sample(a.per_sample), device, stream, "velocity_mse");
   launch(velocity_mse_final_kernel, a, a.batch, device, stream, "velocity_mse");
+}
+
+void sde_step(const SDEArgs& a, int device, uintptr_t stream) {
+  launch(sde_step_kernel, a, a.batch * blocks_per_sample(a.per_sample), device, stream, "sde_step");
+  launch(sde_step_final_kernel, a, a.batch, device, stream, "sde_step");
 }
 
 bool usable(int device) {

@@ -25,7 +25,7 @@ static __global__ void __launch_bounds__(kThreads) route_kernel(const __grid_con
     if (i >= sample_bytes) return;
     if (i + 16 <= sample_bytes && aligned(out + i) && (in == nullptr || aligned(in + i))) {
       *reinterpret_cast<uint4*>(out + i) =
-          in == nullptr ? nans : __ldg(reinterpret_cast<const uint4*>(in + i));
+          in == nullptr ? nans : load_once(reinterpret_cast<const uint4*>(in + i));
     } else {
       for (int64_t j = i; j < i + 16 && j < sample_bytes; ++j) {
         out[j] = in == nullptr ? static_cast<char>(nan >> (8 * (j % 8))) : in[j];

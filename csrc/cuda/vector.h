@@ -16,15 +16,21 @@ __device__ __forceinline__ const char* address(const void* data, DType t, int64_
   return static_cast<const char*>(data) + i * bytes_of(t);
 }
 
+// A step's inputs are read once and done with: they are the first to leave the cache. Outputs are what the
+// model reads next, so they are written the ordinary way and stay.
+__device__ __forceinline__ uint4 load_once(const uint4* p) {
+  return __ldcs(p);
+}
+
 // x[0 .. n) from elements i .. i + n of `in`, n <= kVector. The dtype is the same for the whole launch, so
 // the branches are uniform and one kernel serves every mixture of dtypes.
 __device__ __forceinline__ void load_vector(const Input& in, int64_t i, int n, float* x) {
   const char* p = address(in.data, in.dtype, i);
   if (n == kVector && in.dtype != DType::u8 && aligned(p)) {
     const uint4* v = reinterpret_cast<const uint4*>(p);
-    const uint4 a = __ldg(v);
+    const uint4 a = load_once(v);
     if (in.dtype == DType::f32) {
-      const uint4 b = __ldg(v + 1);
+      const uint4 b = load_once(v + 1);
       const uint32_t word[kVector] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
       DANCEOPD_UNROLL
       for (int j = 0; j < kVector; ++j) x[j] = float_of(word[j]);

@@ -1,6 +1,7 @@
 // velocity_mse: loss partials and gradient in one pass, then one thread block per sample for the final pass.
 #pragma once
 
+#include "cuda/reduce.cuh"
 #include "cuda/vector.h"
 #include "ops/velocity_mse.h"
 
@@ -18,18 +19,6 @@ __device__ __forceinline__ void load_mask(const Mask& m, int64_t b, int64_t i, i
       if (++position == m.period) position = 0;
     }
   }
-}
-
-// The threads' part of the tree in core/reduce.h; the sum is in thread 0.
-template <class A>
-__device__ __forceinline__ A sum_of_threads(A mine) {
-  __shared__ A thread[kThreads];
-  thread[threadIdx.x] = mine;
-  for (int apart = kThreads / 2; apart > 0; apart /= 2) {
-    __syncthreads();
-    if (threadIdx.x < apart) thread[threadIdx.x] += thread[threadIdx.x + apart];
-  }
-  return thread[0];
 }
 
 static __global__ void __launch_bounds__(kThreads)
@@ -70,10 +59,7 @@ static __global__ void __launch_bounds__(kThreads)
 static __global__ void __launch_bounds__(kThreads)
     velocity_mse_final_kernel(const __grid_constant__ VelocityMSEArgs a) {
   const int64_t blocks = blocks_per_sample(a.per_sample), b = blockIdx.x;
-  const float* partials = static_cast<const float*>(a.partials) + b * blocks;
-  double lane = 0.0;
-  for (int64_t j = threadIdx.x; j < blocks; j += kThreads) lane += static_cast<double>(partials[j]);
-  const double sum = sum_of_threads(lane);
+  const double sum = sum_of_partials(a.partials, b, blocks);
   if (threadIdx.x == 0) {
     const double loss = value_of(a.weight, b) * sum / static_cast<double>(a.per_sample);
     static_cast<float*>(a.loss)[b] = static_cast<float>(loss);

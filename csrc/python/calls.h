@@ -2,13 +2,24 @@
 // the kernel.
 #pragma once
 
-#include <Python.h>
+#include "python/tensor.h"
 
 namespace danceopd::python {
 
-// guide, euler_step, add_noise, blend, route, velocity_mse. Each takes as its first argument whether torch's
-// dispatcher calls (True) or the user (False), and returns None where it does not take the arguments as they
-// are.
+// What kCalls wraps. Each is told in its source which arguments it reads; tensors come first, then numbers.
+PyObject* guide(const Reader& reader, PyObject* const* in);
+PyObject* euler_step(const Reader& reader, PyObject* const* in);
+PyObject* heun_step(const Reader& reader, PyObject* const* in);
+PyObject* ab2_step(const Reader& reader, PyObject* const* in);
+PyObject* dpmpp_2m_step(const Reader& reader, PyObject* const* in);
+PyObject* add_noise(const Reader& reader, PyObject* const* in);
+PyObject* blend(const Reader& reader, PyObject* const* in);
+PyObject* route(const Reader& reader, PyObject* const* in);
+PyObject* velocity_mse(const Reader& reader, PyObject* const* in);
+PyObject* sde_step(const Reader& reader, PyObject* const* in);
+
+// The same for Python. They take as an additional first argument whether torch's dispatcher calls (True) or
+// the user (False), and return None where they do not take the arguments as they are.
 extern PyMethodDef kCalls[];
 
 }  // namespace danceopd::python

@@ -2,6 +2,9 @@
 
 #include <pybind11/pybind11.h>
 
+#include <stdexcept>
+#include <string>
+
 #include "cuda/launch.h"
 
 namespace danceopd::python {
@@ -9,14 +12,16 @@ namespace {
 
 constexpr int kDTypes = 5;
 
-// Interned names and torch's own objects; owned for the life of the process.
+// Torch's own objects; owned for the life of the process. What is asked of every tensor goes through the
+// descriptors of its class, as plain types cannot have overridden them: half the price of a look-up by name.
 struct Torch {
   PyObject *tensor, *parameter;
   PyObject* dtype[kDTypes];
   PyObject* int64;
+  PyObject *get_dtype, *get_shape, *get_is_cpu, *get_is_cuda, *get_requires_grad;  // properties
+  PyObject *is_contiguous, *is_neg, *data_ptr, *get_device, *new_empty;            // methods
   PyObject *empty_like, *is_grad_enabled, *dispatch_modes, *function_transform, *num_threads, *raw_stream;
-  PyObject *s_dtype, *s_shape, *s_is_cpu, *s_is_cuda, *s_requires_grad, *s_is_contiguous, *s_data_ptr,
-      *s_get_device, *s_new_empty;
+  PyObject *forward_ad, *s_current_level;  // the names of a module, and the one that is read
   PyObject* kw_dtype;
 };
 
@@ -34,6 +39,20 @@ Ref checked(PyObject* result) {
   return Ref(result);
 }
 
+PyObject* descriptor(const char* name) {
+  PyObject* found = PyObject_GetAttrString(torch.tensor, name);
+  if (found == nullptr) throw pybind11::error_already_set();
+  return found;
+}
+
+PyObject* property(const char* name) {
+  PyObject* found = descriptor(name);
+  if (Py_TYPE(found)->tp_descr_get == nullptr) {
+    throw std::runtime_error(std::string("torch.Tensor.") + name + " is no property.");
+  }
+  return found;
+}
+
 // For questions put to a tensor: one that cannot answer (sparse, without storage) is not plain.
 Ref answered(PyObject* result) {
   if (result == nullptr) {
@@ -43,12 +62,17 @@ Ref answered(PyObject* result) {
   return Ref(result);
 }
 
-Ref ask(PyObject* object, PyObject* method) {
-  return answered(PyObject_CallMethodNoArgs(object, method));
+Ref get(PyObject* object, PyObject* property) {
+  PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
+  return answered(Py_TYPE(property)->tp_descr_get(property, object, type));
 }
 
-bool attribute_is_true(PyObject* object, PyObject* name) {
-  return answered(PyObject_GetAttr(object, name)).get() == Py_True;
+bool is_true(PyObject* object, PyObject* property) {
+  return get(object, property).get() == Py_True;
+}
+
+Ref ask(PyObject* object, PyObject* method) {
+  return answered(PyObject_CallOneArg(method, object));
 }
 
 void require_plain_type(PyObject* object) {
@@ -64,10 +88,10 @@ DType read_dtype(PyObject* dtype) {
 }
 
 int read_device(PyObject* object) {
-  if (attribute_is_true(object, torch.s_is_cpu)) return kCpu;
+  if (is_true(object, torch.get_is_cpu)) return kCpu;
 #if defined(DANCEOPD_CUDA_BUILT)
-  if (attribute_is_true(object, torch.s_is_cuda)) {
-    const int device = static_cast<int>(PyLong_AsLong(ask(object, torch.s_get_device).get()));
+  if (is_true(object, torch.get_is_cuda)) {
+    const int device = static_cast<int>(PyLong_AsLong(ask(object, torch.get_device).get()));
     if (cuda::usable(device)) return device;
   }
 #endif
@@ -75,11 +99,11 @@ int read_device(PyObject* object) {
 }
 
 void read_shape(Tensor& t) {
-  t.shape = answered(PyObject_GetAttr(t.object, torch.s_shape));
-  const Py_ssize_t dimensions = PyTuple_GET_SIZE(t.shape.get());
-  if (dimensions == 0) throw NotPlain();
+  t.shape = get(t.object, torch.get_shape);
+  t.dimensions = static_cast<int>(PyTuple_GET_SIZE(t.shape.get()));
+  if (t.dimensions == 0) throw NotPlain();
   t.per_sample = 1;
-  for (Py_ssize_t i = 0; i < dimensions; ++i) {
+  for (int i = 0; i < t.dimensions; ++i) {
     const int64_t size = PyLong_AsLongLong(PyTuple_GET_ITEM(t.shape.get(), i));
     if (size <= 0) {
       PyErr_Clear();
@@ -103,36 +127,44 @@ void bind_torch(PyObject* names) {
   torch.function_transform = kept(names, "function_transform");
   torch.num_threads = kept(names, "get_num_threads");
   torch.raw_stream = kept(names, "raw_stream");
-  torch.s_dtype = PyUnicode_InternFromString("dtype");
-  torch.s_shape = PyUnicode_InternFromString("shape");
-  torch.s_is_cpu = PyUnicode_InternFromString("is_cpu");
-  torch.s_is_cuda = PyUnicode_InternFromString("is_cuda");
-  torch.s_requires_grad = PyUnicode_InternFromString("requires_grad");
-  torch.s_is_contiguous = PyUnicode_InternFromString("is_contiguous");
-  torch.s_data_ptr = PyUnicode_InternFromString("data_ptr");
-  torch.s_get_device = PyUnicode_InternFromString("get_device");
-  torch.s_new_empty = PyUnicode_InternFromString("new_empty");
-  torch.kw_dtype = PyTuple_Pack(1, torch.s_dtype);
+  torch.get_dtype = property("dtype");
+  torch.get_shape = property("shape");
+  torch.get_is_cpu = property("is_cpu");
+  torch.get_is_cuda = property("is_cuda");
+  torch.get_requires_grad = property("requires_grad");
+  torch.is_contiguous = descriptor("is_contiguous");
+  torch.is_neg = descriptor("is_neg");
+  torch.data_ptr = descriptor("data_ptr");
+  torch.get_device = descriptor("get_device");
+  torch.new_empty = descriptor("new_empty");
+  torch.forward_ad = kept(names, "forward_ad");
+  torch.s_current_level = PyUnicode_InternFromString("_current_level");
+  torch.kw_dtype = Py_BuildValue("(s)", "dtype");
 }
 
 Reader::Reader(Caller caller) : caller_(caller) {
   if (torch.tensor == nullptr) throw NotPlain();
   if (caller == Caller::dispatcher) return;
-  grad_enabled_ = checked(PyObject_CallNoArgs(torch.is_grad_enabled)).get() == Py_True;
   const Ref modes = checked(PyObject_CallNoArgs(torch.dispatch_modes));
   if (PyLong_AsLong(modes.get()) != 0) throw NotPlain();
   if (checked(PyObject_CallNoArgs(torch.function_transform)).get() != Py_None) throw NotPlain();
+  // Any tensor may carry a tangent while a level of forward-mode differentiation is open.
+  PyObject* level = PyDict_GetItemWithError(torch.forward_ad, torch.s_current_level);
+  if (level == nullptr || PyLong_AsLong(level) >= 0) throw NotPlain();
 }
 
 void Reader::read_rest(Tensor& t) const {
   t.device = read_device(t.object);
-  if (grad_enabled_ && attribute_is_true(t.object, torch.s_requires_grad)) throw NotPlain();
-  if (ask(t.object, torch.s_is_contiguous).get() != Py_True) throw NotPlain();
+  if (caller_ == Caller::user) {
+    if (is_true(t.object, torch.get_requires_grad) &&
+        checked(PyObject_CallNoArgs(torch.is_grad_enabled)).get() == Py_True) {
+      throw NotPlain();
+    }
+    if (ask(t.object, torch.is_neg).get() != Py_False) throw NotPlain();  // negated lazily, by the dispatcher
+  }
+  if (ask(t.object, torch.is_contiguous).get() != Py_True) throw NotPlain();
   read_shape(t);
-  // A lone element may be a lazily negated view, which only the dispatcher resolves (longer ones are never
-  // contiguous).
-  if (caller_ == Caller::user && t.elements() == 1) throw NotPlain();
-  t.data = PyLong_AsVoidPtr(ask(t.object, torch.s_data_ptr).get());
+  t.data = PyLong_AsVoidPtr(ask(t.object, torch.data_ptr).get());
   if (t.data == nullptr) throw NotPlain();
 }
 
@@ -140,7 +172,7 @@ Tensor Reader::read(PyObject* object) const {
   require_plain_type(object);
   Tensor t;
   t.object = object;
-  t.dtype = read_dtype(answered(PyObject_GetAttr(object, torch.s_dtype)).get());
+  t.dtype = read_dtype(get(object, torch.get_dtype).get());
   read_rest(t);
   return t;
 }
@@ -149,7 +181,7 @@ Tensor Reader::read_index(PyObject* object) const {
   require_plain_type(object);
   Tensor t;
   t.object = object;
-  if (answered(PyObject_GetAttr(object, torch.s_dtype)).get() != torch.int64) throw NotPlain();
+  if (get(object, torch.get_dtype).get() != torch.int64) throw NotPlain();
   read_rest(t);
   return t;
 }
@@ -162,7 +194,8 @@ Tensor made(PyObject* result, const Tensor& like, DType dtype) {
   t.object = t.owner.get();
   t.dtype = dtype;
   t.device = like.device;
-  t.data = PyLong_AsVoidPtr(checked(PyObject_CallMethodNoArgs(t.object, torch.s_data_ptr)).get());
+  t.data = PyLong_AsVoidPtr(checked(PyObject_CallOneArg(torch.data_ptr, t.object)).get());
+  if (t.data == nullptr) throw NotPlain();  // a mode made it somewhere else
   return t;
 }
 
@@ -175,7 +208,7 @@ Tensor new_like(const Tensor& like) {
 Tensor new_vector(const Tensor& like, int64_t size, DType dtype) {
   const Ref shape = checked(Py_BuildValue("(L)", static_cast<long long>(size)));
   PyObject* arguments[] = {like.object, shape.get(), torch.dtype[static_cast<int>(dtype)]};
-  return made(PyObject_VectorcallMethod(torch.s_new_empty, arguments, 2, torch.kw_dtype), like, dtype);
+  return made(PyObject_Vectorcall(torch.new_empty, arguments, 2, torch.kw_dtype), like, dtype);
 }
 
 bool same_shape(const Tensor& a, const Tensor& b) {

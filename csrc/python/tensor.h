@@ -40,7 +40,7 @@ class Ref {
 };
 
 // Who calls. A user's call is served only when nothing but the kernel is wanted of it (no gradient, no
-// dispatch mode, no function transform); torch's dispatcher has dealt with those already.
+// dispatch mode, no function transform, no tangents); torch's dispatcher has dealt with those already.
 enum class Caller { user, dispatcher };
 
 // Thrown for any argument the kernels do not take as it is; the caller then returns None, and Python, which
@@ -56,6 +56,7 @@ struct Tensor {
   void* data = nullptr;
   DType dtype = DType::f32;
   int device = kCpu;
+  int dimensions = 0;
   int64_t batch = 0;       // size of the first dimension
   int64_t per_sample = 0;  // elements of one sample
 
@@ -79,7 +80,6 @@ class Reader {
   void read_rest(Tensor& t) const;
 
   Caller caller_;
-  bool grad_enabled_ = false;
 };
 
 Tensor new_like(const Tensor& like);

@@ -9,6 +9,8 @@ from typing import Literal
 
 import torch
 
+from danceopd.ops import _private
+
 Backend = Literal["native", "reference"]
 _BACKENDS = ("native", "reference")
 
@@ -44,10 +46,12 @@ def use(backend: Backend) -> Iterator[None]:
 def takes_native(*tensors: torch.Tensor | None) -> bool:
     """Whether the registered ops should serve these tensors.
 
-    Subclasses (they may want to see every torch call) and devices without kernels (meta, mps, ...) go to the
-    reference.
+    Subclasses (they may want to see every torch call), devices without kernels (meta, mps, ...), function
+    transforms and forward-mode differentiation go to the reference.
     """
-    return native and all(
+    if not native or (not torch.compiler.is_compiling() and _private.transformed()):
+        return False
+    return all(
         t is None or (type(t) in (torch.Tensor, torch.nn.Parameter) and t.device.type in ("cpu", "cuda"))
         for t in tensors
     )

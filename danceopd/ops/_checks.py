@@ -43,6 +43,14 @@ def like(name: str, tensor: torch.Tensor, ref_name: str, ref: torch.Tensor, same
         )
 
 
+def beside(ref_name: str, ref: torch.Tensor, **others: torch.Tensor | None) -> None:
+    """The first tensor of an op and those that go with it; None where one was left out."""
+    first(ref_name, ref)
+    for name, tensor in others.items():
+        if tensor is not None:
+            like(name, tensor, ref_name, ref)
+
+
 def constant(name: str, tensor: torch.Tensor | None) -> None:
     """A tensor that no gradient flows to."""
     if tensor is not None and torch.is_grad_enabled() and tensor.requires_grad:
@@ -60,6 +68,8 @@ def number_or_each(name: str, value: Number, ref: torch.Tensor, low: float, high
             number = float(value)
         except (TypeError, ValueError):
             raise TypeError(f"{name} is {type(value).__name__}; pass a float or a tensor [B].") from None
+        except OverflowError:
+            raise ValueError(f"{name} is too large for a float; pass a finite value{unit}.") from None
         if not low <= number <= high:
             raise ValueError(f"{name} is {number}; pass a finite value{unit}.")
         return number, None
@@ -87,6 +97,18 @@ def finite(name: str, value: Number, ref: torch.Tensor) -> Each:
     return number_or_each(name, value, ref, -HUGE, HUGE)
 
 
+def precision(std: Number, ref: torch.Tensor) -> Each:
+    """The factor 1 / (2 std^2) of a Gaussian's exponent."""
+    number, each = finite("std", std, ref)
+    if each is None:
+        if number <= 0.0:
+            raise ValueError(f"std is {number}; pass a value above 0.")
+        return 0.5 / (number * number), None
+    if each.device.type == "cpu" and not torch.compiler.is_compiling() and bool((each <= 0).any()):
+        raise ValueError(f"std contains {each[each <= 0][0].item()}; pass values above 0.")
+    return 0.0, 0.5 / (each * each)
+
+
 def descending(sigma: Number, sigma_next: Number) -> None:
     """A step goes towards the clean end, or nowhere; looked at where the host knows the values."""
     if not isinstance(sigma, torch.Tensor) and not isinstance(sigma_next, torch.Tensor):
@@ -99,6 +121,81 @@ def descending(sigma: Number, sigma_next: Number) -> None:
         if bool((then > now).any()):
             b = int((then > now).nonzero()[0, 0])
             raise ValueError(f"sigma_next exceeds sigma for sample {b}; pass sigma_next <= sigma.")
+
+
+def moved(sigma_previous: Number, sigma: Number, sigma_next: Number) -> None:
+    """A step of second order needs a step before it, unless it goes nowhere itself."""
+    picks = (sigma_previous, sigma, sigma_next)
+    if any(isinstance(v, torch.Tensor) and v.device.type != "cpu" for v in picks):
+        return
+    if any(isinstance(v, torch.Tensor) for v in picks) and torch.compiler.is_compiling():
+        return
+    before, now, then = (torch.as_tensor(v, dtype=torch.float64, device="cpu").reshape(-1) for v in picks)
+    bad = torch.where(now == then, before < now, before <= now)
+    if bool(bad.any()):
+        b = int(bad.nonzero()[0, 0])
+        if any(isinstance(v, torch.Tensor) for v in picks):
+            raise ValueError(f"sigma_previous is too low for sample {b}; pass sigma_previous > sigma.")
+        raise ValueError(
+            f"sigma_previous is {sigma_previous} but sigma is {sigma}; pass sigma_previous > sigma."
+        )
+
+
+def number(name: str, value: float) -> float:
+    """A finite float that is the same for all samples."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {type(value).__name__}; pass a float.")
+    if not -HUGE <= value <= HUGE:
+        raise ValueError(f"{name} is {value}; pass a finite value.")
+    return float(value)
+
+
+def noise_level(value: float) -> float:
+    """How much noise a stochastic step adds."""
+    level = number("noise_level", value)
+    if level <= 0.0:
+        raise ValueError(f"noise_level is {value}; pass a value above 0, or take euler_step.")
+    return level
+
+
+def seed(value: int | torch.Tensor, ref: torch.Tensor) -> tuple[int, torch.Tensor | None]:
+    """One seed for the batch, or one per sample: (the int, None) or (0, int64 tensor [B] with the samples)."""
+    if isinstance(value, torch.Tensor):
+        if value.dtype != torch.int64:
+            raise TypeError(f"seed has dtype {value.dtype}; pass an int or an int64 tensor [B].")
+        if tuple(value.shape) != (ref.shape[0],):
+            raise ValueError(
+                f"seed has shape {list(value.shape)} but there are {ref.shape[0]} samples; pass an int or [B]."
+            )
+        return 0, value.to(ref.device).contiguous()
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"seed is {type(value).__name__}; pass an int or an int64 tensor [B].")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"seed is {value}; pass an integer in [0, 2^63).")
+    return int(value), None
+
+
+def noise_source(
+    sample: torch.Tensor,
+    noise: torch.Tensor | None,
+    seed_value: int | torch.Tensor | None,
+    next_sample: torch.Tensor | None,
+) -> tuple[int, torch.Tensor | None]:
+    """Exactly one of noise, seed and next_sample; returns the seed, (0, None) where it is not the one."""
+    given = [
+        name
+        for name, value in (("noise", noise), ("seed", seed_value), ("next_sample", next_sample))
+        if value is not None
+    ]
+    if not given:
+        raise ValueError("noise, seed and next_sample are all None; pass one of them.")
+    if len(given) > 1:
+        raise ValueError(f"{given[0]} and {given[1]} are both given; pass one of noise, seed, next_sample.")
+    for name, tensor in (("noise", noise), ("next_sample", next_sample)):
+        if tensor is not None:
+            like(name, tensor, "sample", sample)
+            constant(name, tensor)
+    return (0, None) if seed_value is None else seed(seed_value, sample)
 
 
 def fields(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -3,7 +3,7 @@
 The extension knows nothing of libtorch; it reads tensors through the objects bound here. Its calls take first
 whether torch's dispatcher calls (True) or a user (False), and return None where they do not take the
 arguments as they are: wrong ones, ones to be converted, or a call that wants more than the kernel (a
-gradient, a dispatch mode).
+gradient, a dispatch mode, a transform).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import danceopd
+from danceopd.ops import _private
 
 try:
     import _danceopd
@@ -28,10 +29,6 @@ if _danceopd.__version__ != danceopd.__version__:
     )
 
 
-def _no_stream(device: int) -> int:
-    raise RuntimeError(f"This torch has no CUDA, so device {device} has no stream.")
-
-
 _danceopd.bind_torch(
     {
         "Tensor": torch.Tensor,
@@ -45,19 +42,23 @@ _danceopd.bind_torch(
         "empty_like": torch.empty_like,
         "is_grad_enabled": torch.is_grad_enabled,
         "get_num_threads": torch.get_num_threads,
-        # torch's private calls, all of them here. There is no public way to ask for these.
-        "dispatch_modes": torch._C._len_torch_dispatch_stack,
-        "function_transform": torch._C._functorch.peek_interpreter_stack,
-        "raw_stream": getattr(torch._C, "_cuda_getCurrentRawStream", _no_stream),
+        "dispatch_modes": _private.dispatch_modes,
+        "function_transform": _private.function_transform,
+        "forward_ad": _private.forward_ad_names,
+        "raw_stream": _private.raw_stream,
     }
 )
 
 guide: Any = _danceopd.guide
 euler_step: Any = _danceopd.euler_step
+heun_step: Any = _danceopd.heun_step
+ab2_step: Any = _danceopd.ab2_step
+dpmpp_2m_step: Any = _danceopd.dpmpp_2m_step
 add_noise: Any = _danceopd.add_noise
 blend: Any = _danceopd.blend
 route: Any = _danceopd.route
 velocity_mse: Any = _danceopd.velocity_mse
+sde_step: Any = _danceopd.sde_step
 
 
 def build_info() -> dict[str, Any]:

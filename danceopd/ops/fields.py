@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
 from danceopd.ops import _backend, _checks, _library, _native, reference
 
@@ -23,14 +24,14 @@ def blend(fields: Sequence[torch.Tensor], weights: torch.Tensor | Sequence[float
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
-    if _backend.native and not torch.compiler.is_compiling():
+    if _backend.native and not is_dynamo_compiling():
         fast: torch.Tensor | None = _native.blend(False, fields, weights)
         if fast is not None:
             return fast
     checked = _checks.fields(fields)
     if not _backend.takes_native(*checked):
         return reference.blend(fields, weights)
-    arguments = _library.blend_arguments(_checks.weights(weights, checked))
+    arguments = _library.fields.blend_arguments(_checks.weights(weights, checked))
     result: torch.Tensor = torch.ops.danceopd.blend(checked, *arguments)
     return result
 
@@ -50,7 +51,7 @@ def route(fields: Sequence[torch.Tensor], index: torch.Tensor) -> torch.Tensor:
         IndexError: for an index out of range, on the CPU.
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
-    if _backend.native and not torch.compiler.is_compiling():
+    if _backend.native and not is_dynamo_compiling():
         fast: torch.Tensor | None = _native.route(False, fields, index)
         if fast is not None:
             return fast

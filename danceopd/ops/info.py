@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from danceopd.ops import _backend, _native, fields, losses, reference, steps
+from danceopd.ops import _backend, _native, fields, losses, reference, steps, transitions
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,10 @@ def _cases(x: list[torch.Tensor]) -> Iterator[tuple[str, Callable[[Any], torch.T
     index = torch.arange(batch, device=x[0].device) % 3
     yield "guide", lambda m: m.guide(x[0], x[1], 4.5)
     yield "euler_step", lambda m: m.euler_step(x[0], x[1], sigma, sigma / 2, uncond=x[2], guidance_scale=4.5)
+    yield "heun_step", lambda m: m.heun_step(x[0], x[1], x[2], sigma, sigma / 2)
+    yield "ab2_step", lambda m: m.ab2_step(x[0], x[1], x[2], 0.95, sigma, sigma / 2)
+    yield "dpmpp_2m_step", lambda m: torch.cat(m.dpmpp_2m_step(x[0], x[1], x[2], 0.95, sigma, sigma / 2))
+    yield "sde_step", lambda m: m.sde_step(x[0], x[1], sigma, sigma / 2, noise=x[2]).sample
     yield "add_noise", lambda m: m.add_noise(x[0], x[1], sigma)
     yield "blend", lambda m: m.blend(x, [0.2, 0.3, 0.5])
     yield "route", lambda m: m.route(x, index)
@@ -111,6 +115,10 @@ def _cases(x: list[torch.Tensor]) -> Iterator[tuple[str, Callable[[Any], torch.T
 class _Native:
     guide = staticmethod(steps.guide)
     euler_step = staticmethod(steps.euler_step)
+    heun_step = staticmethod(steps.heun_step)
+    ab2_step = staticmethod(steps.ab2_step)
+    dpmpp_2m_step = staticmethod(steps.dpmpp_2m_step)
+    sde_step = staticmethod(transitions.sde_step)
     add_noise = staticmethod(steps.add_noise)
     blend = staticmethod(fields.blend)
     route = staticmethod(fields.route)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
-from danceopd.ops import _backend, _checks, _library, _native, reference  # noqa: F401  (_library registers the ops)
+from danceopd.ops import _backend, _checks, _library, _native, reference  # noqa: F401  (registers the ops)
 
 Number = float | torch.Tensor
 
@@ -40,7 +41,7 @@ def velocity_mse(
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
-    if _backend.native and mask is None and not torch.compiler.is_compiling():
+    if _backend.native and mask is None and not is_dynamo_compiling():
         fast: tuple[torch.Tensor, torch.Tensor] | None = _native.velocity_mse(
             False, student, teacher, uncond, guidance_scale, weight, None, 0, 1, 1, 1.0, None
         )
@@ -89,7 +90,7 @@ def velocity_mse_with_grad(
     """
     if isinstance(student, torch.Tensor) and student.requires_grad:
         student = student.detach()
-    if _backend.native and mask is None and not torch.compiler.is_compiling():
+    if _backend.native and mask is None and not is_dynamo_compiling():
         fast: tuple[torch.Tensor, torch.Tensor] | None = _native.velocity_mse(
             False, student, teacher, uncond, guidance_scale, weight, None, 0, 1, 1, grad_scale, True
         )
@@ -111,6 +112,32 @@ def velocity_mse_with_grad(
     return loss, gradient
 
 
+def transition_kl(mean: torch.Tensor, teacher_mean: torch.Tensor, std: Number) -> torch.Tensor:
+    """How far two transitions of equal spread are apart: the KL divergence of Flow-OPD (arXiv 2605.08043).
+
+    `mean over elements of (mean - teacher_mean)^2 / (2 std^2)` for each sample: the reward of `policy_loss`, with
+    its sign turned, or an anchor that keeps a student near its start.
+
+    Args:
+        mean: of the student's transition, [B, ...]; see `sde_step`.
+        teacher_mean: of the teacher's from the same state; a constant.
+        std: `SDEStep.std`, above 0; a float or [B].
+
+    Returns:
+        [B] in float32 (float64 for float64), differentiable (once) with respect to `mean`.
+
+    Raises:
+        TypeError, ValueError: for arguments that do not fit; the message names the one.
+    """
+    if not _backend.takes_native(mean, teacher_mean):
+        return reference.transition_kl(mean, teacher_mean, std)
+    _checks.beside("mean", mean, teacher_mean=teacher_mean)
+    _checks.constant("teacher_mean", teacher_mean)
+    weight = _checks.precision(std, mean)
+    result: torch.Tensor = torch.ops.danceopd.velocity_mse(mean, teacher_mean, None, 1.0, None, *weight, None)
+    return result
+
+
 def _arguments(
     student: torch.Tensor,
     teacher: torch.Tensor,
@@ -119,11 +146,9 @@ def _arguments(
     weight: Number | None,
     mask: torch.Tensor | None,
 ) -> tuple[object, ...]:
-    _checks.first("student", student)
-    for name, field in (("teacher", teacher), ("uncond", uncond)):
-        if field is not None:
-            _checks.like(name, field, "student", student)
-            _checks.constant(name, field)
+    _checks.beside("student", student, teacher=teacher, uncond=uncond)
+    _checks.constant("teacher", teacher)
+    _checks.constant("uncond", uncond)
     scale = _checks.finite("guidance_scale", guidance_scale, student)
     weights = (1.0, None) if weight is None else _checks.finite("weight", weight, student)
     return student, teacher, uncond, *scale, *weights, _checks.mask(mask, student)

@@ -6,13 +6,30 @@ by torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
-from danceopd.ops import _checks
+from danceopd.ops import _checks, _coefficients, _philox
+from danceopd.ops._transition import SDEStep
+from danceopd.ops.policy import policy_loss
 
-__all__ = ["add_noise", "blend", "euler_step", "guide", "route", "velocity_mse", "velocity_mse_with_grad"]
+__all__ = [
+    "ab2_step",
+    "add_noise",
+    "blend",
+    "dpmpp_2m_step",
+    "euler_step",
+    "guide",
+    "heun_step",
+    "policy_loss",
+    "route",
+    "sde_step",
+    "transition_kl",
+    "velocity_mse",
+    "velocity_mse_with_grad",
+]
 
 
 def compute_dtype(tensor: torch.Tensor) -> torch.dtype:
@@ -38,6 +55,22 @@ def _guided(uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tenso
     return uncond + _times(scale, cond - uncond)
 
 
+def _sigmas(sample: torch.Tensor, **values: _checks.Number | None) -> list[float | torch.Tensor]:
+    return [per_sample(_checks.sigma(name, s, sample), sample) for name, s in values.items()]
+
+
+def _velocity(
+    sample: torch.Tensor,
+    velocity: torch.Tensor,
+    uncond: torch.Tensor | None,
+    guidance_scale: _checks.Number,
+) -> torch.Tensor:
+    """The velocity of a step, guided where an unconditional one is given, in the dtype of the maths."""
+    scale = per_sample(_checks.finite("guidance_scale", guidance_scale, sample), sample)
+    v = velocity.to(compute_dtype(sample))
+    return v if uncond is None else _guided(uncond.to(v.dtype), v, scale)
+
+
 def guide(uncond: torch.Tensor, cond: torch.Tensor, scale: _checks.Number) -> torch.Tensor:
     """See `danceopd.ops.guide`."""
     _checks.first("uncond", uncond)
@@ -57,23 +90,145 @@ def euler_step(
     guidance_scale: _checks.Number = 1.0,
 ) -> torch.Tensor:
     """See `danceopd.ops.euler_step`."""
-    _checks.first("sample", sample)
-    _checks.like("velocity", velocity, "sample", sample)
-    now, then = _checks.sigma("sigma", sigma, sample), _checks.sigma("sigma_next", sigma_next, sample)
+    _checks.beside("sample", sample, velocity=velocity, uncond=uncond)
+    now, then = _sigmas(sample, sigma=sigma, sigma_next=sigma_next)
     _checks.descending(sigma, sigma_next)
-    scale = per_sample(_checks.finite("guidance_scale", guidance_scale, sample), sample)
+    v = _velocity(sample, velocity, uncond, guidance_scale)
+    return (sample.to(v.dtype) + _times(then - now, v)).to(sample.dtype)
+
+
+def heun_step(
+    sample: torch.Tensor,
+    velocity: torch.Tensor,
+    velocity_next: torch.Tensor,
+    sigma: _checks.Number,
+    sigma_next: _checks.Number,
+) -> torch.Tensor:
+    """See `danceopd.ops.heun_step`."""
+    _checks.beside("sample", sample, velocity=velocity, velocity_next=velocity_next)
+    now, then = _sigmas(sample, sigma=sigma, sigma_next=sigma_next)
+    _checks.descending(sigma, sigma_next)
     dtype = compute_dtype(sample)
-    v = velocity.to(dtype)
-    if uncond is not None:
-        _checks.like("uncond", uncond, "sample", sample)
-        v = _guided(uncond.to(dtype), v, scale)
-    return (sample.to(dtype) + _times(per_sample(then, sample) - per_sample(now, sample), v)).to(sample.dtype)
+    twice = velocity.to(dtype) + velocity_next.to(dtype)
+    return (sample.to(dtype) + _times(0.5 * (then - now), twice)).to(sample.dtype)
+
+
+def ab2_step(
+    sample: torch.Tensor,
+    velocity: torch.Tensor,
+    velocity_previous: torch.Tensor,
+    sigma_previous: _checks.Number,
+    sigma: _checks.Number,
+    sigma_next: _checks.Number,
+    *,
+    uncond: torch.Tensor | None = None,
+    guidance_scale: _checks.Number = 1.0,
+) -> torch.Tensor:
+    """See `danceopd.ops.ab2_step`."""
+    _checks.beside("sample", sample, velocity=velocity, velocity_previous=velocity_previous, uncond=uncond)
+    before, now, then = _sigmas(sample, sigma_previous=sigma_previous, sigma=sigma, sigma_next=sigma_next)
+    _checks.descending(sigma, sigma_next)
+    _checks.moved(sigma_previous, sigma, sigma_next)
+    v = _velocity(sample, velocity, uncond, guidance_scale)
+    this, previous = _coefficients.ab2(before, now, then)
+    moved = _times(this, v) + _times(previous, velocity_previous.to(v.dtype))
+    return (sample.to(v.dtype) + moved).to(sample.dtype)
+
+
+def dpmpp_2m_step(
+    sample: torch.Tensor,
+    velocity: torch.Tensor,
+    clean_previous: torch.Tensor | None,
+    sigma_previous: _checks.Number | None,
+    sigma: _checks.Number,
+    sigma_next: _checks.Number,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `danceopd.ops.dpmpp_2m_step`."""
+    _checks.beside("sample", sample, velocity=velocity, clean_previous=clean_previous)
+    now, then = _sigmas(sample, sigma=sigma, sigma_next=sigma_next)
+    _checks.descending(sigma, sigma_next)
+    dtype = compute_dtype(sample)
+    x, v = sample.to(dtype), velocity.to(dtype)
+    clean = x - _times(now, v)
+    reached = x + _times(then - now, v)
+    if clean_previous is not None:
+        (before,) = _sigmas(sample, sigma_previous=sigma_previous)
+        _checks.moved(sigma_previous, sigma, sigma_next)
+        correction = _coefficients.dpmpp_2m(before, now, then)
+        reached = reached + _times(correction, clean - clean_previous.to(dtype))
+    return reached.to(sample.dtype), clean.to(sample.dtype)
+
+
+def transition(
+    sample: torch.Tensor,
+    velocity: torch.Tensor,
+    next_sample: torch.Tensor | None,
+    noise: torch.Tensor | None,
+    seed: int | torch.Tensor,
+    sigma: float | torch.Tensor,
+    sigma_next: float | torch.Tensor,
+    noise_level: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`sde_step` of checked arguments; the first of next_sample, noise and seed that is given counts."""
+    dtype = compute_dtype(sample)
+    now, then = (
+        per_sample((0.0, s) if isinstance(s, torch.Tensor) else (s, None), sample)
+        for s in (sigma, sigma_next)
+    )
+    from_sample, from_velocity, std, step_std = _coefficients.sde(now, then, noise_level)
+    mean = _times(from_sample, sample.to(dtype)) + _times(from_velocity, velocity.to(dtype))
+    if next_sample is None:
+        z = _philox.normals(sample.shape, seed, sample.device) if noise is None else noise
+        next_sample = (mean + _times(step_std, z.to(dtype))).to(sample.dtype)
+    # The log-probability of a sample that is given: its gradient is the score, also where it was drawn here.
+    distance = (next_sample.detach().to(dtype) - mean).reshape(sample.shape[0], -1)
+    spread = step_std.reshape(-1).to(sample.device, dtype)
+    log_prob = (
+        -(distance * distance).mean(1) / (2.0 * spread**2) - spread.log() - 0.5 * math.log(2.0 * math.pi)
+    )
+    return (
+        next_sample,
+        mean.to(sample.dtype),
+        log_prob,
+        std.reshape(-1).to(log_prob).expand_as(log_prob).clone(),
+    )
+
+
+def sde_step(
+    sample: torch.Tensor,
+    velocity: torch.Tensor,
+    sigma: _checks.Number,
+    sigma_next: _checks.Number,
+    *,
+    noise_level: float = 0.7,
+    noise: torch.Tensor | None = None,
+    seed: int | torch.Tensor | None = None,
+    next_sample: torch.Tensor | None = None,
+) -> SDEStep:
+    """See `danceopd.ops.sde_step`."""
+    _checks.beside("sample", sample, velocity=velocity)
+    number, each = _checks.noise_source(sample, noise, seed, next_sample)
+    (now, now_each), (then, then_each) = (
+        _checks.sigma(name, s, sample) for name, s in (("sigma", sigma), ("sigma_next", sigma_next))
+    )
+    _checks.descending(sigma, sigma_next)
+    return SDEStep(
+        *transition(
+            sample,
+            velocity,
+            next_sample,
+            noise,
+            number if each is None else each,
+            now if now_each is None else now_each,
+            then if then_each is None else then_each,
+            _checks.noise_level(noise_level),
+        )
+    )
 
 
 def add_noise(clean: torch.Tensor, noise: torch.Tensor, sigma: _checks.Number) -> torch.Tensor:
     """See `danceopd.ops.add_noise`."""
-    _checks.first("clean", clean)
-    _checks.like("noise", noise, "clean", clean)
+    _checks.beside("clean", clean, noise=noise)
     s = per_sample(_checks.sigma("sigma", sigma, clean), clean)
     dtype = compute_dtype(clean)
     return (_times(1.0 - s, clean.to(dtype)) + _times(s, noise.to(dtype))).to(clean.dtype)
@@ -164,3 +319,13 @@ def velocity_mse_with_grad(
     weighted, error = _weighted_errors(student, teacher, uncond, guidance_scale, weight, mask)
     slope = 2.0 * _checks.finite("grad_scale", grad_scale, student)[0] / student.numel()
     return (weighted * error).reshape(student.shape[0], -1).mean(1), (slope * weighted).to(student.dtype)
+
+
+def transition_kl(mean: torch.Tensor, teacher_mean: torch.Tensor, std: _checks.Number) -> torch.Tensor:
+    """See `danceopd.ops.transition_kl`."""
+    _checks.beside("mean", mean, teacher_mean=teacher_mean)
+    _checks.constant("teacher_mean", teacher_mean)
+    dtype = compute_dtype(mean)
+    error = (mean.to(dtype) - teacher_mean.to(dtype)).reshape(mean.shape[0], -1)
+    squares = (error * error).mean(1)
+    return _times(per_sample(_checks.precision(std, mean), squares), squares)

@@ -1,0 +1,95 @@
+"""velocity_mse as torch knows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from danceopd.ops import _native, reference
+from danceopd.ops._library.base import LIBRARY, like, pick, register, run
+from danceopd.ops._masks import lay_out
+from danceopd.ops.reference import compute_dtype
+
+Tensor = torch.Tensor
+
+
+_MSE_ARGUMENTS = (
+    "Tensor student, Tensor teacher, Tensor? uncond, float scale, Tensor? scale_each, float weight, "
+    "Tensor? weight_each, Tensor? mask"
+)
+
+
+def _mse(
+    student: Tensor,
+    teacher: Tensor,
+    uncond: Tensor | None,
+    scale: float,
+    scale_each: Tensor | None,
+    weight: float,
+    weight_each: Tensor | None,
+    mask: Tensor | None,
+    *,
+    grad_scale: float,
+    want_grad: bool,
+) -> tuple[Tensor, Tensor | None]:
+    student, teacher = student.contiguous(), teacher.contiguous()
+    uncond = None if uncond is None else uncond.contiguous()
+    s, w = pick(scale, scale_each), pick(weight, weight_each)
+    mask, *layout = lay_out(mask, student)
+
+    def twin() -> tuple[Tensor, Tensor]:
+        return reference.velocity_mse_with_grad(
+            student, teacher, uncond=uncond, guidance_scale=s, weight=w, mask=mask, grad_scale=grad_scale
+        )
+
+    args = (student, teacher, uncond, s, w, mask, *layout, float(grad_scale), True if want_grad else None)
+    return run(_native.velocity_mse, twin, student, *args)
+
+
+def _velocity_mse(*args: Any) -> Tensor:
+    loss, _ = _mse(*args, grad_scale=1.0, want_grad=False)
+    return loss
+
+
+def _velocity_mse_with_grad(*args: Any) -> tuple[Tensor, Tensor | None]:
+    return _mse(*args[:-1], grad_scale=args[-1], want_grad=True)
+
+
+def _fake_loss(student: Tensor, *_: Any) -> Tensor:
+    return student.new_empty((student.shape[0],), dtype=compute_dtype(student))
+
+
+def _velocity_mse_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    student, teacher, uncond, ctx.scale, scale, ctx.weight, weight, mask = inputs
+    ctx.save_for_backward(student, teacher, uncond, scale, weight, mask)
+
+
+def _velocity_mse_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    """Read student and teacher again: that needs no memory of its own and rounds the gradient only once."""
+    student, teacher, uncond, scale, weight, mask = ctx.saved_tensors
+    # The kernel's gradient is that of the mean over samples; undo that mean and weigh with the incoming
+    # gradient.
+    w = grad * student.shape[0] * (ctx.weight if weight is None else weight)
+    _, to_student = torch.ops.danceopd.velocity_mse_with_grad(
+        student, teacher, uncond, ctx.scale, scale, 1.0, w, mask, 1.0
+    )
+    return to_student, *(None,) * 7
+
+
+def _once(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    raise RuntimeError(
+        "velocity_mse is differentiable once; use danceopd.ops.reference for second derivatives."
+    )
+
+
+register(f"velocity_mse({_MSE_ARGUMENTS}) -> Tensor", _velocity_mse, _fake_loss)
+register(
+    f"velocity_mse_with_grad({_MSE_ARGUMENTS}, float grad_scale) -> (Tensor, Tensor)",
+    _velocity_mse_with_grad,
+    lambda student, *rest: (_fake_loss(student), like(student)),
+)
+torch.library.register_autograd(
+    "danceopd::velocity_mse", _velocity_mse_backward, setup_context=_velocity_mse_setup, lib=LIBRARY
+)
+torch.library.register_autograd("danceopd::velocity_mse_with_grad", _once, lib=LIBRARY)
