@@ -23,6 +23,7 @@ launches included, and the operands go round through more memory than the L2 cac
 from __future__ import annotations
 
 import argparse
+import itertools
 import platform
 import re
 from datetime import date
@@ -32,7 +33,8 @@ from typing import Any
 import diffusers
 import torch
 from opbench import measure, report
-from opbench.table import TABLE, Entry, Form, Operands, make_operands
+from opbench.operands import Operands, make_operands
+from opbench.table import TABLE, Entry, Form
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -46,7 +48,6 @@ SIZES = {
 }
 QUICK = {"cpu": "4K 256K 4M", "cuda": "4K 1M 64M"}
 WIDTH = 128
-OPERANDS_AND_RESULTS = 24  # tensors that the hungriest contender has in memory, generously
 
 
 def bytes_of(text: str) -> int:
@@ -55,6 +56,18 @@ def bytes_of(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"the size {text!r} is not a number of bytes such as 4K, 64M or 1G.")
     return int(match[1]) * 1024 ** " KMG".index(match[2] or " ")
+
+
+def device_of(text: str) -> torch.device:
+    """A device that this machine has and the benchmark can time."""
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = torch.device("meta")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(device.type, 0)
+    if (device.index or 0) >= count:
+        raise argparse.ArgumentTypeError(f"the device {text!r} is not here; pass cpu or a cuda device.")
+    return device
 
 
 def forms_of(entry: Entry, compiles: bool) -> dict[str, Form]:
@@ -89,30 +102,38 @@ def bench_one(
         timers[report.COPY] = measure.timer(copy, pairs, device)
         times = measure.take_turns(timers, rounds, seconds)
         peaks = {name: measure.peak_bytes(form, sets[0], device) for name, form in forms.items()}
-        replays: report.Times = {}
+        replays, problems = {}, {}
         if device.type == "cuda":
-            del timers
-            graphs = {name: measure.graph_timer(form, sets) for name, form in forms.items()}
-            graphs[report.COPY] = measure.graph_timer(copy, pairs)
+            del timers  # and the results that they keep
+            graphs = {}
+            for name, form in {**forms, report.COPY: copy}.items():
+                try:
+                    graphs[name] = measure.graph_timer(form, pairs if name == report.COPY else sets)
+                except RuntimeError as error:  # not everything can be captured; the row says what could not
+                    problems[name] = str(error).splitlines()[0]
             replays = measure.take_turns(graphs, rounds, seconds)
-    return report.make_row(entry.name, dtype, size, sets[0].x.numel(), entry.moves, times, replays, peaks)
+    row = report.make_row(entry.name, dtype, size, sets[0].x.numel(), entry.moves, times, replays, peaks)
+    return row | {"graph_problems": problems} if problems else row
 
 
 def bench(args: argparse.Namespace, device: torch.device, console: Console) -> list[report.Row]:
-    """All ops, dtypes and sizes; what is measured when Ctrl-C comes is kept."""
-    entries = [entry for entry in TABLE if not args.ops or entry.name.split(",")[0] in args.ops]
+    """All ops, dtypes and sizes; what does not fit is left out, and Ctrl-C keeps what has been measured."""
+    entries = [entry for entry in TABLE if not args.ops or entry.op in args.ops]
     rows: list[report.Row] = []
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(entries) * len(args.dtypes) * len(args.sizes))
         try:
-            for dtype in (getattr(torch, name) for name in args.dtypes):
-                for entry in entries:
-                    forms = forms_of(entry, args.compile)
-                    for size in args.sizes:
-                        progress.update(task, description=f"{entry.name}, {dtype}, {report.human(size)}")
-                        rows.append(bench_one(entry, forms, size, dtype, args.rounds, device))
-                        progress.advance(task)
+            for name, entry in itertools.product(args.dtypes, entries):
+                forms = forms_of(entry, args.compile)
+                for size in args.sizes:
+                    what = f"{entry.name}, {name}, {report.human(size)}"
+                    progress.update(task, description=what)
+                    try:
+                        rows.append(bench_one(entry, forms, size, getattr(torch, name), args.rounds, device))
+                    except torch.OutOfMemoryError:
+                        console.print(f"left out: {what} per tensor does not fit the memory")
+                    progress.advance(task)
         except KeyboardInterrupt:
             console.print("stopped; what has been measured is kept")
     return rows
@@ -123,9 +144,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--device", type=torch.device, default="cpu", help="cpu, cuda or cuda:N")
+    add("--device", type=device_of, default="cpu", help="cpu, cuda or cuda:N")
     add("--quick", action="store_true", help="fewer sizes, dtypes and rounds, and no torch.compile")
-    add("--ops", nargs="+", help="these alone", choices=sorted({e.name.split(",")[0] for e in TABLE}))
+    add("--ops", nargs="+", help="these alone", choices=sorted({entry.op for entry in TABLE}))
     add("--sizes", type=bytes_of, nargs="+", help="bytes per tensor: 4K 64M 1G")
     add("--dtypes", nargs="+", choices=DTYPES)
     add("--rounds", type=int, help="rounds in which the contenders take turns")
@@ -142,18 +163,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def without_too_large(args: argparse.Namespace, console: Console) -> list[int]:
-    """The sizes that fit a GPU's memory."""
-    if args.device.type != "cuda":
-        return args.sizes
-    free, _ = torch.cuda.mem_get_info(args.device)
-    fitting = [size for size in args.sizes if size * OPERANDS_AND_RESULTS <= free]
-    for size in args.sizes:
-        if size not in fitting:
-            console.print(f"left out: {report.human(size)} per tensor does not fit {report.human(free)}")
-    return fitting
-
-
 def main(argv: list[str] | None = None) -> None:
     """Parse, time, print, store."""
     args, console = parse(argv), Console()
@@ -167,7 +176,6 @@ def main(argv: list[str] | None = None) -> None:
     console.print(f"{args.device} ({name}), torch {torch.__version__}, {threads} CPU threads")
     if not args.compile:
         console.print("torch.compile is left out; --compile takes it in")
-    args.sizes = without_too_large(args, console)
     results: dict[str, Any] = {
         "date": str(date.today()),
         "device": str(args.device),

@@ -230,7 +230,8 @@ class GaussianFlow:
     A state at sigma is N((1 - sigma) mean, variance(sigma)), and a trajectory keeps its standardised value.
     """
 
-    mean, spread = 0.7, 0.5
+    def __init__(self, spread: float) -> None:
+        self.mean, self.spread = 0.7, spread
 
     def variance(self, sigma: float) -> float:
         return (1.0 - sigma) ** 2 * self.spread**2 + sigma**2
@@ -243,9 +244,9 @@ class GaussianFlow:
         return self.mean + self.spread * noise
 
 
-def error(kind: type[Any], num_steps: int, device: str = "cpu", **config: Any) -> float:
+def error(kind: type[Any], num_steps: int, spread: float, device: str = "cpu", **config: Any) -> float:
     """Root mean square distance from the exact clean states after so many steps."""
-    flow, scheduler = GaussianFlow(), kind(**config)
+    flow, scheduler = GaussianFlow(spread), kind(**config)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / num_steps, num_steps).tolist(), device=device)
     noise = torch.randn(4, 256, generator=torch.Generator().manual_seed(3)).to(device)
     x = noise
@@ -261,7 +262,7 @@ def error(kind: type[Any], num_steps: int, device: str = "cpu", **config: Any) -
 def test_the_error_falls_with_the_square_of_the_steps(config: dict[str, Any], device: str) -> None:
     steps = (16, 32, 64, 128)
     for kind, order in ((FusedFlowMatchEulerScheduler, 1.0), (FusedFlowMatchAB2Scheduler, 2.0)):
-        errors = [error(kind, n, device, **config) for n in steps]
+        errors = [error(kind, n, 0.3, device, **config) for n in steps]
         slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
         assert -slope == pytest.approx(order, abs=0.25), (kind.__name__, errors)
 
@@ -269,8 +270,8 @@ def test_the_error_falls_with_the_square_of_the_steps(config: dict[str, Any], de
 @pytest.mark.parametrize("config", [{}, {"shift": 3.0}], ids=str)
 @pytest.mark.parametrize("num_steps", [12, 16, 28, 50])
 def test_half_the_steps_reach_eulers_error(config: dict[str, Any], num_steps: int) -> None:
-    euler = error(FlowMatchEulerDiscreteScheduler, num_steps, **config)
-    assert error(FusedFlowMatchAB2Scheduler, num_steps // 2, **config) <= euler
+    euler = error(FlowMatchEulerDiscreteScheduler, num_steps, 0.5, **config)
+    assert error(FusedFlowMatchAB2Scheduler, num_steps // 2, 0.5, **config) <= euler
 
 
 def ab2(x: Tensor, v: Tensor, earlier: Tensor, sigmas: list[float]) -> Tensor:

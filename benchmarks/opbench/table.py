@@ -1,34 +1,17 @@
-"""What is timed: every op on its operands, and its rivals. A new op is one more `Entry`."""
+"""What is timed: every op beside its rivals. A new op is one more `Entry`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from danceopd import ops
-
-Tensor = torch.Tensor
-
-BATCH = 4
-SIGMA, SIGMA_NEXT, SCALE, WEIGHTS = 0.8, 0.7, 4.5, (0.2, 0.3, 0.5)
-STEP = SIGMA_NEXT - SIGMA
-
-
-class Operands(NamedTuple):
-    """Tensors of one size and dtype, [B, n]; `out` and `spare` are what tuned code writes into."""
-
-    x: Tensor  # sample, student or clean data
-    v: Tensor  # velocity, teacher or noise
-    u: Tensor  # velocity without the condition
-    out: Tensor
-    spare: Tensor
-    index: Tensor  # of the fields (x, v, u), [B]
-    rows: Tensor  # 0 .. B - 1
-
+from opbench import rivals
+from opbench.operands import SCALE, SIGMA, SIGMA_NEXT, SIGMA_PREVIOUS, WEIGHTS, Operands
+from opbench.rivals import STEP
 
 Form = Callable[[Operands], object]
 
@@ -38,11 +21,11 @@ class Entry:
     """An op in each of its forms.
 
     Attributes:
-        name: as in the table.
+        name: as in the table; the op's name, and behind a comma what is special.
         moves: tensors that have to be read or written once, whoever does it; the unit of GB/s.
         danceopd: the op.
-        eager: as a pipeline, scheduler or trainer writes it.
-        tuned: as a careful author writes it without kernels: fused torch calls, preallocated results.
+        eager: see `rivals`.
+        tuned: see `rivals`.
         compiled: makes the form for torch.compile from a compiler; that of `eager` when not given.
         grad: whether the forms need autograd.
     """
@@ -55,70 +38,10 @@ class Entry:
     compiled: Callable[[Callable[[Any], Any]], Form] | None = None
     grad: bool = False
 
-
-def make_operands(count: int, size: int, dtype: torch.dtype, device: torch.device) -> list[Operands]:
-    """`count` sets of operands of `size` bytes each; the sets lie behind each other in memory."""
-    elements = max(1, size // dtype.itemsize)
-    batch = min(BATCH, elements)
-    shape = (count, batch, max(1, elements // batch))
-    generator = torch.Generator(device).manual_seed(0)
-    values = [torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3)]
-    results = [torch.empty(shape, device=device, dtype=dtype) for _ in range(2)]
-    rows = torch.arange(batch, device=device)
-    return [Operands(*(t[i] for t in values), *(t[i] for t in results), rows % 3, rows) for i in range(count)]
-
-
-def _tuned_guided_step(o: Operands) -> Tensor:
-    torch.lerp(o.u, o.v, SCALE, out=o.spare)
-    return torch.add(o.x, o.spare, alpha=STEP, out=o.out)
-
-
-def _tuned_blend(o: Operands) -> Tensor:
-    w0, w1, w2 = WEIGHTS
-    return torch.mul(o.x, w0, out=o.out).add_(o.v, alpha=w1).add_(o.u, alpha=w2)
-
-
-def _tuned_route(o: Operands) -> Tensor:
-    index = o.index.view(-1, 1)
-    return torch.where(index == 0, o.x, torch.where(index == 1, o.v, o.u), out=o.out)
-
-
-# -- the loss ------------------------------------------------------------------------------------------------
-
-
-def _backward(loss: Callable[[Tensor, Tensor], Tensor], o: Operands) -> tuple[Tensor, Tensor]:
-    student = o.x.detach().requires_grad_()
-    value = loss(student, o.v)
-    return value, torch.autograd.grad(value, student)[0]
-
-
-def _mse(x: Tensor, v: Tensor) -> Tensor:
-    return F.mse_loss(x.float(), v.float())
-
-
-def _tuned_mse(o: Operands) -> Tensor:
-    torch.sub(o.x, o.v, out=o.spare)
-    return torch.linalg.vector_norm(o.spare, dtype=torch.float32).square_().div_(o.x.numel())
-
-
-def _mse_each_by_hand(o: Operands) -> tuple[Tensor, Tensor]:
-    error = o.x.float() - o.v.float()
-    return error.square().mean(1), (error * (2 / o.x.numel())).to(o.x.dtype)
-
-
-def _tuned_mse_each(o: Operands) -> tuple[Tensor, Tensor]:
-    torch.sub(o.x, o.v, out=o.spare)
-    each = torch.linalg.vector_norm(o.spare, dim=1, dtype=torch.float32).square_().div_(o.x.shape[1])
-    return each, torch.mul(o.spare, 2 / o.x.numel(), out=o.out)
-
-
-def _tuned_mse_backward(o: Operands) -> tuple[Tensor, Tensor]:
-    return _tuned_mse(o), torch.mul(o.spare, 2 / o.x.numel(), out=o.out)
-
-
-def _compiled_mse_backward(compiler: Callable[[Any], Any]) -> Form:
-    loss = compiler(_mse)
-    return lambda o: _backward(loss, o)
+    @property
+    def op(self) -> str:
+        """The name in `danceopd.ops`."""
+        return self.name.split(",")[0]
 
 
 TABLE = (
@@ -141,7 +64,42 @@ TABLE = (
         moves=4,
         danceopd=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT, uncond=o.u, guidance_scale=SCALE),
         eager=lambda o: (o.x.float() + STEP * (o.u + SCALE * (o.v - o.u))).to(o.v.dtype),
-        tuned=_tuned_guided_step,
+        tuned=rivals.tuned_guided_step,
+    ),
+    Entry(
+        "heun_step",
+        moves=4,
+        danceopd=lambda o: ops.heun_step(o.x, o.v, o.u, SIGMA, SIGMA_NEXT),
+        eager=lambda o: (o.x.float() + STEP * (0.5 * (o.v + o.u))).to(o.v.dtype),
+        tuned=rivals.tuned_heun,
+    ),
+    Entry(
+        "ab2_step",
+        moves=4,
+        danceopd=lambda o: ops.ab2_step(o.x, o.v, o.u, SIGMA_PREVIOUS, SIGMA, SIGMA_NEXT),
+        eager=rivals.eager_ab2,
+        tuned=rivals.tuned_ab2,
+    ),
+    Entry(
+        "dpmpp_2m_step",
+        moves=5,
+        danceopd=lambda o: ops.dpmpp_2m_step(o.x, o.v, o.u, SIGMA_PREVIOUS, SIGMA, SIGMA_NEXT),
+        eager=rivals.eager_dpmpp_2m,
+        tuned=rivals.tuned_dpmpp_2m,
+    ),
+    Entry(
+        "sde_step, noise given",
+        moves=5,
+        danceopd=lambda o: ops.sde_step(o.x, o.v, SIGMA, SIGMA_NEXT, noise=o.u),
+        eager=rivals.eager_sde,
+        tuned=rivals.tuned_sde,
+    ),
+    Entry(
+        "sde_step, own noise",
+        moves=4,
+        danceopd=lambda o: ops.sde_step(o.x, o.v, SIGMA, SIGMA_NEXT, seed=0),
+        eager=rivals.eager_sde_drawn,
+        tuned=rivals.tuned_sde_drawn,
     ),
     Entry(
         "add_noise",
@@ -155,38 +113,52 @@ TABLE = (
         moves=4,
         danceopd=lambda o: ops.blend([o.x, o.v, o.u], WEIGHTS),
         eager=lambda o: WEIGHTS[0] * o.x + WEIGHTS[1] * o.v + WEIGHTS[2] * o.u,
-        tuned=_tuned_blend,
+        tuned=rivals.tuned_blend,
     ),
     Entry(
         "route",
         moves=2,
         danceopd=lambda o: ops.route([o.x, o.v, o.u], o.index),
         eager=lambda o: torch.stack([o.x, o.v, o.u])[o.index, o.rows],
-        tuned=_tuned_route,
+        tuned=rivals.tuned_route,
     ),
     Entry(
         "velocity_mse",
         moves=2,
         danceopd=lambda o: ops.velocity_mse(o.x, o.v),
-        eager=lambda o: _mse(o.x, o.v),
-        tuned=_tuned_mse,
+        eager=lambda o: rivals.mse(o.x, o.v),
+        tuned=rivals.tuned_mse,
     ),
     Entry(
         "velocity_mse, with backward",
         moves=3,
-        danceopd=lambda o: _backward(ops.velocity_mse, o),
-        eager=lambda o: _backward(_mse, o),
-        tuned=_tuned_mse_backward,
-        compiled=_compiled_mse_backward,
+        danceopd=lambda o: rivals.backward(ops.velocity_mse, o),
+        eager=lambda o: rivals.backward(rivals.mse, o),
+        tuned=rivals.tuned_mse_backward,
+        compiled=rivals.compiled_mse_backward,
         grad=True,
     ),
     Entry(
         "velocity_mse_with_grad",
         moves=3,
         danceopd=lambda o: ops.velocity_mse_with_grad(o.x, o.v),
-        eager=lambda o: _backward(_mse, o),
-        tuned=_tuned_mse_each,
-        compiled=lambda compiler: compiler(_mse_each_by_hand),
+        eager=lambda o: rivals.backward(rivals.mse, o),
+        tuned=rivals.tuned_mse_each_backward,
+        compiled=lambda compiler: compiler(rivals.mse_by_hand),
         grad=True,
+    ),
+    Entry(
+        "transition_kl",
+        moves=2,
+        danceopd=lambda o: ops.transition_kl(o.x, o.v, rivals.STD),
+        eager=lambda o: (o.x.float() - o.v.float()).square().mean(1) / (2 * rivals.STD**2),
+        tuned=lambda o: rivals.tuned_mse_each(o).mul_(1 / (2 * rivals.STD**2)),
+    ),
+    Entry(
+        "policy_loss",
+        moves=3,
+        danceopd=lambda o: ops.policy_loss(o.x, o.v, o.u),
+        eager=rivals.eager_policy,
+        tuned=rivals.tuned_policy,
     ),
 )
