@@ -52,6 +52,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*' 'tests/ops/cuda_on_host/*')
 
 bench: $(VENV)/package.stamp
+	$(PIP) --no-build-isolation --config-settings=build-dir=build/editable --editable ".[bench]"
 	$(BIN)/python benchmarks/kernel_bench.py
 
 clean:

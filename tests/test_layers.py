@@ -32,12 +32,16 @@ LAYERS = (
     ),  # what a family is, and what it is asked for
     ("danceopd.methods",),
     ("danceopd.flow",),
+    ("danceopd.schedulers",),
     ("danceopd.ops",),
     ("danceopd.pictures",),
     ("danceopd.files", "danceopd.settings"),
 )
 # Who alone may import these.
-RESERVED = {"_danceopd": ("danceopd.ops",), "diffusers": ("danceopd.families", "danceopd.shapesworld")}
+RESERVED = {
+    "_danceopd": ("danceopd.ops",),
+    "diffusers": ("danceopd.families", "danceopd.schedulers", "danceopd.shapesworld"),
+}
 
 
 def name_of(path: Path) -> str:

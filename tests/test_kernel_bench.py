@@ -1,0 +1,168 @@
+"""The benchmark's contenders compute the same, and its reports hold what they promise. No time is judged."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import kernel_bench
+import pytest
+import torch
+from opbench import measure, report
+from opbench.operands import make_operands
+from opbench.table import TABLE, Entry
+from rich.console import Console
+
+from danceopd import ops
+
+NOT_KERNELS = {"BuildInfo", "SDEStep", "SelfTest", "build_info", "reference", "self_test", "use"}
+
+
+def test_every_op_is_in_the_table() -> None:
+    assert {entry.op for entry in TABLE} == set(ops.__all__) - NOT_KERNELS
+    assert len({entry.name for entry in TABLE}) == len(TABLE)
+
+
+def tensors(result: Any) -> list[torch.Tensor]:
+    parts = [result] if isinstance(result, torch.Tensor) else list(result)
+    return [part.detach().double().clone() for part in parts]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("entry", TABLE, ids=lambda entry: entry.name)
+def test_the_contenders_compute_the_same(
+    entry: Entry, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch, "compile", lambda function, dynamic: function
+    )  # the compiler is not under test
+    operands = make_operands(2, 4 * 1037 * dtype.itemsize, dtype, torch.device(device))[1]
+    tolerance = 2e-6 if dtype == torch.float32 else 4e-2
+    with torch.set_grad_enabled(entry.grad):
+        results = {name: tensors(form(operands)) for name, form in kernel_bench.forms_of(entry, True).items()}
+    own = results.pop("danceopd")
+    for name, others in results.items():
+        for mine, other in zip(own, others, strict=False):  # an SDEStep ends with its std
+            allowed = tolerance * float(other.abs().max())
+            if entry.name == "sde_step, own noise":  # each draws its own
+                mine, other, allowed = mine.mean(), other.mean(), 0.05
+            elif mine.shape != other.shape:  # a loss per sample beside its mean
+                mine, other = mine.mean(), other.mean()
+            assert bool(((mine - other).abs() <= allowed).all()), name
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_tiny_run_writes_all_its_reports(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "run.json"
+    only = ["--sizes", "64", "1K", "--dtypes", "bfloat16", "--rounds", "2"]
+    kernel_bench.main(["--device", device, "--quick", *only, "--out", str(out)])
+    told = capsys.readouterr().out
+    assert "slower than eager in" in told and "euler_step, guided" in told
+    results = json.loads(out.read_text())
+    assert results["versions"]["torch"] == torch.__version__ and results["rounds"] == 2
+    assert len(results["rows"]) == 2 * len(TABLE)
+    for row in results["rows"]:
+        assert row["contenders"].keys() == {"danceopd", "eager", "tuned", "copy"}
+        assert row["speedup_over"].keys() == {"eager", "tuned"}
+        assert row["elements"] * 2 == row["bytes_per_tensor"] and row["dtype"] == "bfloat16"
+        for contender in row["contenders"].values():
+            assert 0.0 < contender["us_p10"] <= contender["us"] <= contender["us_p90"]
+            moved = row["bytes_per_element"] * row["elements"]
+            assert contender["gb_per_s"] == pytest.approx(moved / contender["us"] / 1e3, rel=2e-3)
+            assert ("graph_us" in contender) == (device == "cuda")
+    lines = list(csv.DictReader(out.with_suffix(".csv").read_text().splitlines()))
+    assert len(lines) == 4 * len(results["rows"])
+    assert {line["contender"] for line in lines} == {"danceopd", "eager", "tuned", "copy"}
+    if find_spec("matplotlib"):
+        assert out.with_name("run-bfloat16.png").stat().st_size > 10_000
+    else:
+        assert "matplotlib is missing" in told
+
+
+def test_replays_have_columns_of_their_own() -> None:
+    times = {"danceopd": [2e-6, 2e-6], "eager": [6e-6, 6e-6], "copy": [1e-6, 1e-6]}
+    replays = {"danceopd": [1e-6, 1e-6], "eager": [5e-7, 5e-7], "copy": [5e-7, 5e-7]}
+    row = report.make_row("guide", torch.float32, 4096, 1024, 3, times, replays, {"danceopd": 4096})
+    assert row["speedup_over"] == {"eager": 3.0} and row["graph_speedup_over"] == {"eager": 0.5}
+    assert (row["share_of_copy"], row["graph_share_of_copy"]) == (0.5, 0.5)
+    assert row["contenders"]["danceopd"]["gb_per_s"] == pytest.approx(12 * 1024 / 2e3, rel=1e-3)
+    failed = report.make_row("guide", torch.float32, 8192, 2048, 3, times, {}, {"danceopd": 8192})
+    console = Console(file=io.StringIO(), width=160)
+    report.print_tables([row, failed], console)
+    table = console.file.getvalue()
+    assert "graph µs" in table and "0.50" in table and "slower than eager in 0 of 2 rows" in table
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_peak_is_what_a_call_holds_at_most(device: str) -> None:
+    x = torch.zeros(1 << 16, device=device)
+    one = x.numel() * 4
+
+    def three_at_once(x: torch.Tensor) -> torch.Tensor:
+        return (x.exp() + x.sin()).neg_()
+
+    assert measure.peak_bytes(three_at_once, x, x.device) == 3 * one
+    assert measure.peak_bytes(lambda x: x.exp().neg_(), x, x.device) == one
+    assert measure.peak_bytes(lambda x: x.add_(1.0), x, x.device) < one
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = kernel_bench.bench_one, []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(kernel_bench, "bench_one", interrupted)
+    out = tmp_path / "run.json"
+    kernel_bench.main(["--quick", "--ops", "guide", "--sizes", "64", "128", "256", "--out", str(out)])
+    assert [row["bytes_per_tensor"] for row in json.loads(out.read_text())["rows"]] == [64, 128]
+
+
+def test_what_does_not_fit_is_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = kernel_bench.bench_one
+
+    def full(entry: Entry, forms: Any, size: int, *rest: Any) -> Any:
+        if size == 128:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(entry, forms, size, *rest)
+
+    monkeypatch.setattr(kernel_bench, "bench_one", full)
+    out = tmp_path / "run.json"
+    only = ["--ops", "guide", "--dtypes", "float32", "--sizes", "64", "128", "256"]
+    kernel_bench.main(["--quick", *only, "--out", str(out)])
+    assert [row["bytes_per_tensor"] for row in json.loads(out.read_text())["rows"]] == [64, 256]
+    assert "left out: guide, float32, 128 B" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "cuda:99"])
+def test_a_device_that_cannot_be_timed_is_one_sentence(
+    device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        kernel_bench.main(["--device", device])
+    assert f"the device {device!r}" in capsys.readouterr().err
+
+
+def test_sizes_are_read_as_people_write_them() -> None:
+    assert [kernel_bench.bytes_of(size) for size in ("512", "4K", "64m", "1G")] == [
+        512,
+        4096,
+        1 << 26,
+        1 << 30,
+    ]
+    for size in ("0", "4 K", "1T", "-4K", "many"):
+        with pytest.raises(argparse.ArgumentTypeError, match="not a number of bytes"):
+            kernel_bench.bytes_of(size)
