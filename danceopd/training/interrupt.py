@@ -16,8 +16,8 @@ class GracefulStop:
     """While entered, a first SIGINT and a first SIGTERM are only noted in ``signal``; a second acts as usual.
 
     The two are counted apart, because one wish may come as both: Ctrl-C reaches a worker from the terminal,
-    and then its parent ends its workers. In a thread other than the main one Python cannot handle signals, and
-    nothing is changed.
+    and then its parent ends its workers. In a thread other than the main one Python cannot handle signals,
+    and nothing is changed.
     """
 
     def __init__(self) -> None:
