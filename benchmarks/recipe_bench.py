@@ -69,7 +69,11 @@ def summarise(students: Sequence[dict[str, Any]], experts: dict[str, dict[str, A
             "diversity": {
                 name: {
                     "expert": entry["ratio"],
-                    "student_mean": statistics.mean(s["diversity"][ground][name]["ratio"] for s in students),
+                    "student_mean": statistics.mean(
+                        s["diversity"][ground][name]["ratio"]
+                        for s in students
+                        if name in s["diversity"][ground]  # no layout without right answers
+                    ),
                 }
                 for name, entry in expert["diversity"][ground].items()
                 if name != "readable"

@@ -87,12 +87,15 @@ def run_demo(*, output_dir: Path = Path("runs/demo"), seed: int = 0, prompts: in
         futures = [pool.submit(run_setting, setting, output_dir, seed, prompts) for setting in SETTINGS]
         try:
             _watch(console, futures, output_dir)
-            results = [future.result() for future in futures]
+            # A setting that failed first: the other one may train for minutes yet.
+            for future in sorted(futures, key=lambda future: not future.done()):
+                future.result()
         except BaseException:
             # The other setting need not train to its end first: SIGTERM lets it save and go.
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+    results = [future.result() for future in futures]
     metrics = {"seed": seed, "seconds": time.monotonic() - began, "settings": {r["name"]: r for r in results}}
     write_report(output_dir, metrics)
     _write_json(output_dir / METRICS_FILE, metrics)

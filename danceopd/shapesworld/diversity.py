@@ -25,7 +25,8 @@ class Diversity:
     Background, position (each object's cell) and size (each object's class of three) are pooled over all
     images. Layout is which object stands in which cell, over those images of ONE prompt from several noises
     that fulfil it, and averaged over prompts: a model that gives one answer per prompt looks varied in the
-    pool, and has none here; one that errs gains nothing.
+    pool, and has none here. Prompts with fewer than two right answers say nothing about it; a model that has
+    only such has no layout entry.
 
     Attributes:
         entropy: by property.
@@ -72,13 +73,12 @@ def measure_diversity(
     shown = [scene for scene in scenes if scene is not None]
     truth = [scene for scene in read(render([task.target for task in tasks])) if scene is not None]
     entropies, truths = _pooled(shown), _pooled(truth)
-    if repeats:
-        given = [_fulfilled(task, images) for task, images in repeats]
-        possible = [
-            answers(task, len(images))[: len(g)] for (task, images), g in zip(repeats, given, strict=True)
-        ]
-        entropies["layout"] = sum(map(layout_entropy, given)) / len(repeats)
-        truths["layout"] = sum(map(layout_entropy, possible)) / len(repeats)
+    # Against as many true answers as there are right ones: entropy grows with the number of draws.
+    given = [(task, len(images), _fulfilled(task, images)) for task, images in repeats]
+    told = [(answers(task, asked)[: len(right)], right) for task, asked, right in given if len(right) > 1]
+    if told:
+        entropies["layout"] = sum(layout_entropy(right) for _, right in told) / len(told)
+        truths["layout"] = sum(layout_entropy(truth) for truth, _ in told) / len(told)
     return Diversity(entropies, truths, len(shown) / max(1, len(scenes)))
 
 

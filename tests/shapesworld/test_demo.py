@@ -78,6 +78,8 @@ def test_another_seed_is_refused_before_anything_is_started_or_written(
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
+PATIENCE = 300  # seconds, for a machine that is busy with other things
+
 # Two settings that would train for days, one of which cannot write its picture.
 ENDLESS = """
 from dataclasses import replace
@@ -99,6 +101,15 @@ def start_demo(folder: Path, updates: int) -> subprocess.Popen[str]:
     )
 
 
+def wait(process: subprocess.Popen[str]) -> str:
+    """What it said before it ended; all of its group is killed if it does not."""
+    try:
+        return process.communicate(timeout=PATIENCE)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
 def group_lives(group: int) -> bool:
     try:
         os.killpg(group, 0)
@@ -109,7 +120,7 @@ def group_lives(group: int) -> bool:
 
 def check_that_all_stopped(process: subprocess.Popen[str], folder: Path, saved: list[str]) -> None:
     """No process is left, nothing pretends to be a result, and the runs can be continued."""
-    for _ in range(600):  # multiprocessing's own tracker ends just after the process that it serves
+    for _ in range(10 * PATIENCE):  # multiprocessing's own tracker ends just after the process that it serves
         if not group_lives(process.pid):
             break
         time.sleep(0.1)
@@ -123,10 +134,12 @@ def check_that_all_stopped(process: subprocess.Popen[str], folder: Path, saved: 
 def test_ctrl_c_stops_and_saves_both_settings(tmp_path: Path) -> None:
     process = start_demo(tmp_path, updates=10**6)
     lines = [tmp_path / "demo" / setting.name / "metrics.jsonl" for setting in demo.SETTINGS]
-    while process.poll() is None and not all(path.exists() and path.stat().st_size for path in lines):
+    for _ in range(10 * PATIENCE):
+        if process.poll() is not None or all(path.exists() and path.stat().st_size for path in lines):
+            break
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    process.communicate()
+    wait(process)
     check_that_all_stopped(process, tmp_path, [setting.name for setting in demo.SETTINGS])
 
 
@@ -134,7 +147,7 @@ def test_a_setting_that_fails_ends_the_other(tmp_path: Path) -> None:
     failing = demo.SETTINGS[1].name
     (tmp_path / f"demo/{failing}.png").mkdir(parents=True)
     process = start_demo(tmp_path, updates=1)
-    _, said = process.communicate()
+    said = wait(process)
     assert f"{failing}.png" in said.splitlines()[-1]
     check_that_all_stopped(process, tmp_path, [setting.name for setting in demo.SETTINGS])
 

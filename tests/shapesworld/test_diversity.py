@@ -84,9 +84,17 @@ def test_one_answer_per_prompt_has_no_layouts_however_varied_the_pool() -> None:
 def test_wrong_and_unreadable_answers_add_no_layouts() -> None:
     others = render([TaskSet("t2i", "train")[row].target for row in range(12)])
     wrong = [(task, torch.cat([render([task.target] * 6), others])) for task in OPEN[:1]]
-    wrong.append((OPEN[1], torch.zeros_like(others)))
     assert layout_ratio(wrong) < 0.5
-    assert layout_ratio([(OPEN[1], torch.zeros_like(others))]) == 1.0  # nothing right, nothing to vary
+
+
+def test_fewer_than_two_right_answers_say_nothing() -> None:
+    wrong = torch.zeros(12, 3, 16, 16)
+    once = torch.cat([wrong[:11], render([OPEN[1].target])])
+    tasks, images = OPEN, render([t.target for t in OPEN])
+    assert "layout" not in measure_diversity(images, tasks, [(OPEN[0], wrong), (OPEN[1], once)]).entropy
+    varied = (OPEN[2], render(TRUE_ANSWERS[OPEN[2]]))
+    alone = measure_diversity(images, tasks, [varied])
+    assert measure_diversity(images, tasks, [varied, (OPEN[1], once)]) == alone
 
 
 def test_without_repeats_there_is_no_layout() -> None:
