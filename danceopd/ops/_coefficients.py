@@ -26,7 +26,8 @@ def dpmpp_2m(sigma_previous: Pick, sigma: Pick, sigma_next: Pick) -> torch.Tenso
     """DPM-Solver++(2M): the coefficient of the difference of the last two predictions of the clean sample.
 
     (1 - sigma_next / sigma) h / (2 h_previous), where h are the steps in log((1 - sigma) / sigma); 0 after a
-    step that began at pure noise and on the step to clean (sigma_next below 1e-30), where one of them is infinite.
+    step that began at pure noise and on the step to clean (sigma_next below 1e-30), where one of them is
+    infinite.
     """
     before, now, then = (_double(s) for s in (sigma_previous, sigma, sigma_next))
     h = torch.log(((1.0 - then) * now) / ((1.0 - now) * then))

@@ -19,8 +19,9 @@ class BuildInfo:
         version: of the extension, always that of the package.
         compiler: that built the CPU kernels.
         backend: "native", or "reference" when `DANCEOPD_OPS` or `use` says so.
-        cpu_isa: instruction set in use; `DANCEOPD_CPU_ISA` can force a lower one. "baseline" gives the same bits
-            many times slower on x86: without the instruction, a fused multiply-add is a call of the C library.
+        cpu_isa: instruction set in use; `DANCEOPD_CPU_ISA` can force a lower one. On x86 "baseline" gives the
+            same bits many times slower: without the instruction, each fused multiply-add is a call of the C
+            library.
         cpu_isas: those this CPU and build offer, lowest first.
         cuda_built: whether the extension has CUDA kernels.
         cuda_archs: what they are built for, e.g. "sm_90"; "compute_120" is PTX, which newer devices compile.
@@ -130,7 +131,7 @@ class _Native:
 
 
 def self_test() -> list[SelfTest]:
-    """Run every op that has a kernel on small tensors, on the CPU and on every CUDA device that the extension serves.
+    """Run every op with a kernel on small tensors, on the CPU and every CUDA device the extension serves.
 
     Returns:
         One result per op, device and dtype; `passed` holds for all of them on a sound installation.

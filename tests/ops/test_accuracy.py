@@ -69,13 +69,9 @@ def gradients(name: str, module: ModuleType, x: list[torch.Tensor], out: torch.T
         if name == "loss"
         else call(name, module, leaves)
     )
-    weight = (
-        out.to(result.dtype).expand_as(result) if result.ndim == 0 else out[: result.numel()].view_as(result)
-    )
-    found = torch.autograd.grad(
-        result, [t for t in leaves if t.requires_grad], weight.to(result.dtype), allow_unused=True
-    )
-    return [g for g in found if g is not None]
+    weight = out if name == "loss" else out[: result.numel()].view_as(result)
+    wanted = [t for t in leaves if t.requires_grad]
+    return list(torch.autograd.grad(result, wanted, weight.to(result.dtype), materialize_grads=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -140,13 +140,13 @@ def test_views_into_freed_storage_are_refused() -> None:
         for view in (whole[1:], whole[0], whole[3:, 299:]):
             whole.untyped_storage().resize_(whole.untyped_storage().nbytes())
             whole.untyped_storage().resize_(0)
-            with pytest.raises(ValueError, match="^uncond holds no values, its storage was freed"):
+            with pytest.raises(ValueError, match=r"^uncond holds no values, its storage was freed"):
                 ops.guide(view, view, 2.0)
             with pytest.raises(ValueError, match=r"^fields\[0\] holds no values"):
                 ops.route([view], torch.zeros(view.shape[0], dtype=torch.int64))
     index = torch.zeros(4, dtype=torch.int64)[2:]
     index.untyped_storage().resize_(0)
-    with pytest.raises(ValueError, match="^index holds no values"):
+    with pytest.raises(ValueError, match=r"^index holds no values"):
         ops.route([x, v], index)
 
 
