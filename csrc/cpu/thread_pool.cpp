@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <cfenv>
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
@@ -17,6 +18,7 @@ struct Job {
   const void* arguments;
   int64_t count;
   int ranges;
+  std::fenv_t caller;  // denormals as the caller wants them, so that the number of threads changes no bits
 
   void run(int range) const { f(arguments, count * range / ranges, count * (range + 1) / ranges); }
 };
@@ -55,6 +57,7 @@ class Pool {
     const Job job = job_;
     const int range = next_range_++;
     lock.unlock();
+    std::fesetenv(&job.caller);
     job.run(range);
     lock.lock();
     if (--unfinished_ == 0) done_.notify_one();
@@ -71,7 +74,7 @@ class Pool {
   std::mutex busy_;   // held by the one caller whose job runs
   std::mutex state_;  // guards all that follows
   std::condition_variable wake_, done_;
-  Job job_ = {nullptr, nullptr, 0, 0};
+  Job job_ = {};
   int next_range_ = 0;
   int unfinished_ = 0;
   int workers_ = 0;  // guarded by busy_
@@ -103,7 +106,9 @@ Pool& current_pool() {
 void parallel_for(int64_t count, int threads, RangeFunction f, const void* arguments) {
   if (threads > kMaxThreads) threads = kMaxThreads;
   const int ranges = static_cast<int>(count < threads ? count : threads);
-  if (ranges <= 1 || !current_pool().try_run({f, arguments, count, ranges})) f(arguments, 0, count);
+  Job job = {f, arguments, count, ranges, {}};
+  if (ranges > 1 && std::fegetenv(&job.caller) == 0 && current_pool().try_run(job)) return;
+  f(arguments, 0, count);
 }
 
 }  // namespace danceopd

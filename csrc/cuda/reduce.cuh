@@ -6,7 +6,8 @@
 namespace danceopd {
 inline namespace DANCEOPD_UNIT {
 
-// The threads' part of the tree; the sum is in thread 0.
+// The threads' part of the tree: the sum in thread 0, zero in the others, which must not read what it still
+// writes.
 template <class A>
 __device__ __forceinline__ A sum_of_threads(A mine) {
   __shared__ A thread[kThreads];
@@ -15,7 +16,7 @@ __device__ __forceinline__ A sum_of_threads(A mine) {
     __syncthreads();
     if (threadIdx.x < apart) thread[threadIdx.x] += thread[threadIdx.x + apart];
   }
-  return thread[0];
+  return threadIdx.x == 0 ? thread[0] : A(0);
 }
 
 // The final pass: the sum of sample b's partials, in thread 0.

@@ -19,9 +19,10 @@ DANCEOPD_HD void ab2_coefficients(double sigma_previous, double sigma, double si
 
 // The correction of the second order, (1 - sigma_next / sigma) h / (2 h_previous), where h are the steps in
 // lambda = log((1 - sigma) / sigma). It vanishes in the limit of a step that began at pure noise, and is
-// dropped on the step to clean, where h is infinite.
+// dropped on the step to clean, where h is infinite: sigma_next below 1e-30 counts as clean, as the quotients
+// below leave the doubles close to zero.
 DANCEOPD_HD double dpmpp_2m_correction(double sigma_previous, double sigma, double sigma_next) {
-  if (sigma_previous == 1.0 || sigma_next == 0.0 || sigma_next == sigma) return 0.0;
+  if (sigma_previous == 1.0 || sigma_next < 1e-30 || sigma_next == sigma) return 0.0;
   const double h = logarithm(((1.0 - sigma_next) * sigma) / ((1.0 - sigma) * sigma_next));
   const double h_previous = logarithm(((1.0 - sigma) * sigma_previous) / ((1.0 - sigma_previous) * sigma));
   return (1.0 - sigma_next / sigma) * (h / (2.0 * h_previous));

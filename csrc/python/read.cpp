@@ -113,4 +113,11 @@ int read_length(PyObject* list) {
   return static_cast<int>(length);
 }
 
+Ref read_fields(PyObject* list) {
+  read_length(list);
+  Ref fields(PySequence_Tuple(list));
+  require(static_cast<bool>(fields));
+  return fields;
+}
+
 }  // namespace danceopd::python

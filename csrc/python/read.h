@@ -32,5 +32,7 @@ void require_moved(const Reader& reader, const Param& before, const Param& now, 
 Param weight_of_field(const Reader& reader, const Tensor& weights, const Tensor& like, int count, int k);
 
 int read_length(PyObject* list);  // of a list or tuple, 1 .. kMaxInputs
+// Its entries as a tuple, which keeps them: another thread may change a list while the kernel runs.
+Ref read_fields(PyObject* list);
 
 }  // namespace danceopd::python

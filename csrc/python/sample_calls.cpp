@@ -20,8 +20,9 @@ Tensor new_partials(const Tensor& like) {
 // fields, index
 PyObject* route(const Reader& reader, Arguments in) {
   RouteArgs args;
-  args.fields = read_length(in[0]);
-  PyObject** fields = PySequence_Fast_ITEMS(in[0]);
+  const Ref held = read_fields(in[0]);
+  args.fields = read_length(held.get());
+  PyObject** fields = PySequence_Fast_ITEMS(held.get());
   const Tensor first = read_first(reader, fields[0]);
   args.field[0] = first.data;
   for (int k = 1; k < args.fields; ++k) args.field[k] = read_like(reader, fields[k], first, true).data;

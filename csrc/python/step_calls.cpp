@@ -146,8 +146,9 @@ PyObject* add_noise(const Reader& reader, Arguments in) {
 
 // fields, weights
 PyObject* blend(const Reader& reader, Arguments in) {
-  const int count = read_length(in[0]);
-  PyObject** fields = PySequence_Fast_ITEMS(in[0]);
+  const Ref held = read_fields(in[0]);
+  const int count = read_length(held.get());
+  PyObject** fields = PySequence_Fast_ITEMS(held.get());
   Combination c(reader, CombineOp::blend, fields[0]);
   for (int k = 1; k < count; ++k) c.field(fields[k]);
 

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "core/dtype.h"
 #include "cuda/launch.h"
 #include "python/exchange.h"
 
@@ -22,7 +23,9 @@ struct Torch {
   PyObject* int64;
   PyObject *get_dtype, *get_shape, *get_is_cpu, *get_is_cuda, *get_requires_grad;  // properties
   PyObject *is_contiguous, *is_neg, *data_ptr, *get_device, *new_empty;            // methods
-  PyObject *empty_like, *is_grad_enabled, *dispatch_modes, *function_transform, *num_threads, *raw_stream;
+  PyObject* storage_offset;
+  PyObject *empty_like, *is_grad_enabled, *num_threads, *raw_stream;
+  PyObject *dispatch_modes, *function_transform, *tracing_state;
   PyObject *forward_ad, *s_current_level;  // the names of a module, and the one that is read
   PyObject* kw_dtype;
 };
@@ -190,6 +193,7 @@ void bind_torch(PyObject* names) {
   torch.is_grad_enabled = kept(names, "is_grad_enabled");
   torch.dispatch_modes = kept(names, "dispatch_modes");
   torch.function_transform = kept(names, "function_transform");
+  torch.tracing_state = kept(names, "tracing_state");
   torch.num_threads = kept(names, "get_num_threads");
   torch.raw_stream = kept(names, "raw_stream");
   torch.get_dtype = property("dtype");
@@ -200,6 +204,7 @@ void bind_torch(PyObject* names) {
   torch.is_contiguous = descriptor("is_contiguous");
   torch.is_neg = descriptor("is_neg");
   torch.data_ptr = descriptor("data_ptr");
+  torch.storage_offset = descriptor("storage_offset");
   torch.get_device = descriptor("get_device");
   torch.new_empty = descriptor("new_empty");
   bind_exchange(kept(names, "exchange"));
@@ -214,10 +219,26 @@ Reader::Reader(Caller caller) : caller_(caller) {
   const Ref modes = checked(PyObject_CallNoArgs(torch.dispatch_modes));
   if (PyLong_AsLong(modes.get()) != 0) throw NotPlain();
   if (checked(PyObject_CallNoArgs(torch.function_transform)).get() != Py_None) throw NotPlain();
+  // torch.jit.trace records what the dispatcher sees, and would keep only that a result was allocated.
+  if (checked(PyObject_CallNoArgs(torch.tracing_state)).get() != Py_None) throw NotPlain();
   // Any tensor may carry a tangent while a level of forward-mode differentiation is open.
   PyObject* level = PyDict_GetItemWithError(torch.forward_ad, torch.s_current_level);
   if (level == nullptr || PyLong_AsLong(level) >= 0) throw NotPlain();
 }
+
+namespace {
+
+// A view into storage that was freed points as far behind null as its offset is. No memory lies that low on
+// most systems, so that the offset is seldom asked for.
+bool is_freed(const Tensor& t, int64_t element_size) {
+  constexpr uintptr_t kLow = uintptr_t{1} << 40;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(t.data);
+  if (address >= kLow || address == 0) return address == 0;
+  const int64_t offset = PyLong_AsLongLong(ask(t.object, torch.storage_offset).get());
+  return address == static_cast<uintptr_t>(offset * element_size);
+}
+
+}  // namespace
 
 Tensor Reader::read_any(PyObject* object, bool index) const {
   require_plain_type(object);
@@ -232,7 +253,7 @@ Tensor Reader::read_any(PyObject* object, bool index) const {
   }
   exchange_bound() ? read_by_table(t, index) : read_by_attributes(t, index);
   count_elements(t);
-  if (t.data == nullptr) throw NotPlain();
+  if (is_freed(t, index ? 8 : bytes_of(t.dtype))) throw NotPlain();
   return t;
 }
 

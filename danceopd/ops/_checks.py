@@ -12,6 +12,7 @@ from danceopd.ops import _private
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HUGE = 1.7976931348623157e308  # the largest finite double; a comparison with it also refuses NaN
 MAX_FIELDS = 32
+SMALLEST_STD = 1e-18  # 1 / (2 std^2) fits a float32
 
 Number = float | torch.Tensor
 Each = tuple[float, torch.Tensor | None]
@@ -84,11 +85,21 @@ def _unit(high: float) -> str:
     return " in [0, 1]" if high == 1.0 else ""
 
 
+def _is_number(value: object) -> bool:
+    """A real number that is no bool, also as an array without dimensions or as a compiler's symbol."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, (numbers.Real, torch.SymFloat, torch.SymInt)):
+        return True
+    kind = getattr(getattr(value, "dtype", None), "kind", "")  # of NumPy's arrays: float, int, unsigned
+    return kind in ("f", "i", "u") and getattr(value, "shape", None) == ()
+
+
 def _in_range(name: str, value: object, low: float, high: float) -> float:
+    if not _is_number(value):
+        raise TypeError(f"{name} is {type(value).__name__}; pass a float or a tensor [B].")
     try:
-        number = float(value)  # type: ignore[arg-type]  # what it refuses is caught
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} is {type(value).__name__}; pass a float or a tensor [B].") from None
+        number = float(value)  # type: ignore[arg-type]  # it is one
     except OverflowError:
         raise ValueError(f"{name} is too large for a float; pass a finite value{_unit(high)}.") from None
     if not low <= number <= high:
@@ -134,12 +145,14 @@ def precision(std: Number, ref: torch.Tensor) -> Each:
     """The factor 1 / (2 std^2) of a Gaussian's exponent."""
     number, each = finite("std", std, ref)
     if each is None:
-        if number <= 0.0:
-            raise ValueError(f"std is {number}; pass a value above 0.")
+        if number < SMALLEST_STD:
+            raise ValueError(f"std is {number}; pass a value of at least {SMALLEST_STD}.")
         return 0.5 / (number * number), None
-    if each.device.type == "cpu" and not torch.compiler.is_compiling() and bool((each <= 0).any()):
-        raise ValueError(f"std contains {each[each <= 0][0].item()}; pass values above 0.")
-    return 0.0, 0.5 / (each * each)
+    wide = each.to(torch.float32 if each.device.type == "mps" else torch.float64)
+    if each.device.type == "cpu" and not torch.compiler.is_compiling() and bool((wide < SMALLEST_STD).any()):
+        seen = each[wide < SMALLEST_STD][0].item()
+        raise ValueError(f"std contains {seen}; pass values of at least {SMALLEST_STD}.")
+    return 0.0, 0.5 / (wide * wide)
 
 
 def descending(sigma: Number, sigma_next: Number) -> None:

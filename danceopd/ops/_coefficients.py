@@ -26,12 +26,13 @@ def dpmpp_2m(sigma_previous: Pick, sigma: Pick, sigma_next: Pick) -> torch.Tenso
     """DPM-Solver++(2M): the coefficient of the difference of the last two predictions of the clean sample.
 
     (1 - sigma_next / sigma) h / (2 h_previous), where h are the steps in log((1 - sigma) / sigma); 0 after a
-    step that began at pure noise and on the step to clean, where one of them is infinite.
+    step that began at pure noise and on the step to clean (sigma_next below 1e-30), where one of them is
+    infinite.
     """
     before, now, then = (_double(s) for s in (sigma_previous, sigma, sigma_next))
     h = torch.log(((1.0 - then) * now) / ((1.0 - now) * then))
     h_previous = torch.log(((1.0 - now) * before) / ((1.0 - before) * now))
-    first_order = (before == 1.0) | (then == 0.0) | (then == now)
+    first_order = (before == 1.0) | (then < 1e-30) | (then == now)
     return torch.where(first_order, 0.0, (1.0 - then / now) * (h / (2.0 * h_previous)))
 
 

@@ -45,6 +45,7 @@ _danceopd.bind_torch(
         "exchange": getattr(torch.Tensor, "__dlpack_c_exchange_api__", None),
         "dispatch_modes": _private.dispatch_modes,
         "function_transform": _private.function_transform,
+        "tracing_state": _private.tracing_state,
         "forward_ad": _private.forward_ad_names,
         "raw_stream": _private.raw_stream,
     }

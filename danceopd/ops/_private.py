@@ -1,7 +1,11 @@
-"""What is private to torch, all of it here: there is no public way to ask for these."""
+"""What is private to torch, all of it here: there is no public way to ask for these.
+
+A torch without one of them is served all the same, by the slower way, and says so once.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,16 +13,45 @@ import torch
 from torch.autograd import forward_ad
 
 
+def _bound(path: str, absent: Any) -> Any:
+    """The object at a path below torch; `absent`, which rules the fast path out, where torch has none."""
+    found: Any = torch
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    if found is None:
+        warnings.warn(
+            f"torch {torch.__version__} has no torch.{path}, so danceopd's ops take a slower way; "
+            "take a newer danceopd.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return absent
+    return found
+
+
 def _no_stream(device: int) -> int:
     raise RuntimeError(f"This torch has no CUDA, so device {device} has no stream.")
 
 
-dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
-function_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
+def _one_mode() -> int:
+    return 1
+
+
+def _unknown() -> bool:
+    return True
+
+
+dispatch_modes: Callable[[], int] = _bound("_C._len_torch_dispatch_stack", _one_mode)
+function_transform: Callable[[], Any] = _bound("_C._functorch.peek_interpreter_stack", _unknown)
+tracing_state: Callable[[], Any] = _bound("_C._get_tracing_state", _unknown)
 raw_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", _no_stream)
 forward_ad_names: dict[str, Any] = vars(forward_ad)  # its "_current_level" is -1 outside dual_level()
 
 
 def transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, which only plain torch takes part in."""
-    return function_transform() is not None or forward_ad_names["_current_level"] >= 0
+    """Whether only plain torch takes part: in torch.func, forward-mode differentiation, torch.jit.trace."""
+    return (
+        function_transform() is not None
+        or forward_ad_names.get("_current_level", 0) >= 0
+        or tracing_state() is not None
+    )

@@ -16,7 +16,7 @@ class SDEStep(NamedTuple):
         log_prob: log-density of `sample` under the transition, averaged over a sample's elements; [B] in
             float32 (float64 for float64).
         std: noise per unit of sqrt(sigma), [B] in the dtype of `log_prob`; the transition's own standard
-            deviation is `std * sqrt(sigma - sigma_next)`.
+            deviation is `std * sqrt(max(sigma - sigma_next, 1e-6))`, with sigma clamped to [1e-4, 1].
     """
 
     sample: torch.Tensor

@@ -19,7 +19,9 @@ class BuildInfo:
         version: of the extension, always that of the package.
         compiler: that built the CPU kernels.
         backend: "native", or "reference" when `DANCEOPD_OPS` or `use` says so.
-        cpu_isa: instruction set in use; `DANCEOPD_CPU_ISA` can force a lower one.
+        cpu_isa: instruction set in use; `DANCEOPD_CPU_ISA` can force a lower one. On x86 "baseline" gives the
+            same bits many times slower: without the instruction, each fused multiply-add is a call of the C
+            library.
         cpu_isas: those this CPU and build offer, lowest first.
         cuda_built: whether the extension has CUDA kernels.
         cuda_archs: what they are built for, e.g. "sm_90"; "compute_120" is PTX, which newer devices compile.
@@ -110,6 +112,7 @@ def _cases(x: list[torch.Tensor]) -> Iterator[tuple[str, Callable[[Any], torch.T
     yield "route", lambda m: m.route(x, index)
     yield "velocity_mse", lambda m: m.velocity_mse(x[0], x[1], uncond=x[2], guidance_scale=4.5, weight=sigma)
     yield "velocity_mse_with_grad", lambda m: m.velocity_mse_with_grad(x[0], x[1], mask=x[2] > 0)[1]
+    yield "transition_kl", lambda m: m.transition_kl(x[0], x[1], sigma)
 
 
 class _Native:
@@ -124,10 +127,11 @@ class _Native:
     route = staticmethod(fields.route)
     velocity_mse = staticmethod(losses.velocity_mse)
     velocity_mse_with_grad = staticmethod(losses.velocity_mse_with_grad)
+    transition_kl = staticmethod(losses.transition_kl)
 
 
 def self_test() -> list[SelfTest]:
-    """Run every op on small tensors, on the CPU and on every CUDA device that the extension serves.
+    """Run every op with a kernel on small tensors, on the CPU and every CUDA device the extension serves.
 
     Returns:
         One result per op, device and dtype; `passed` holds for all of them on a sound installation.

@@ -107,7 +107,7 @@ def velocity_mse_with_grad(
             grad_scale=grad_scale,
         )
     arguments = _arguments(student, teacher, uncond, guidance_scale, weight, mask)
-    factor = _checks.finite("grad_scale", grad_scale, student)[0]
+    factor = _checks.number("grad_scale", grad_scale)
     loss, gradient = torch.ops.danceopd.velocity_mse_with_grad(*arguments, factor)
     return loss, gradient
 
@@ -121,7 +121,7 @@ def transition_kl(mean: torch.Tensor, teacher_mean: torch.Tensor, std: Number) -
     Args:
         mean: of the student's transition, [B, ...]; see `sde_step`.
         teacher_mean: of the teacher's from the same state; a constant.
-        std: `SDEStep.std`, above 0; a float or [B].
+        std: `SDEStep.std`, at least 1e-18 (1 / std^2 has to fit a float32); a float or [B].
 
     Returns:
         [B] in float32 (float64 for float64), differentiable (once) with respect to `mean`.

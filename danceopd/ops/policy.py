@@ -22,7 +22,8 @@ def policy_loss(
     on every device: one number per transition is too little for a kernel to gain anything.
 
     Args:
-        log_prob: of the transitions under the student being trained, any shape; see `sde_step`.
+        log_prob: of the transitions under the student being trained, [B] or with more dimensions; see
+            `sde_step`.
         old_log_prob: of the same transitions under the student that made them, a constant of the same shape.
             Compute both from the same float32 sample.
         advantage: how good each transition was, a constant of the same shape.

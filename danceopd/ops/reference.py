@@ -46,13 +46,13 @@ def per_sample(each: _checks.Each, ref: torch.Tensor) -> float | torch.Tensor:
     return tensor.to(double).reshape(-1, *(1,) * (ref.ndim - 1))
 
 
-def _times(coefficient: float | torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    # The coefficient is rounded once, to the dtype of the maths; a float64 factor would promote the tensor.
+def times(coefficient: float | torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Coefficient * tensor; rounded once, to the tensor's dtype, as a float64 factor would promote it."""
     return (coefficient.to(tensor.dtype) if isinstance(coefficient, torch.Tensor) else coefficient) * tensor
 
 
 def _guided(uncond: torch.Tensor, cond: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
-    return uncond + _times(scale, cond - uncond)
+    return uncond + times(scale, cond - uncond)
 
 
 def _sigmas(sample: torch.Tensor, **values: _checks.Number | None) -> list[float | torch.Tensor]:
@@ -95,7 +95,7 @@ def euler_step(
     now, then = _sigmas(sample, sigma=sigma, sigma_next=sigma_next)
     _checks.descending(sigma, sigma_next)
     v = _velocity(sample, velocity, uncond, guidance_scale)
-    return (sample.to(v.dtype) + _times(then - now, v)).to(sample.dtype)
+    return (sample.to(v.dtype) + times(then - now, v)).to(sample.dtype)
 
 
 def heun_step(
@@ -111,7 +111,7 @@ def heun_step(
     _checks.descending(sigma, sigma_next)
     dtype = compute_dtype(sample)
     twice = velocity.to(dtype) + velocity_next.to(dtype)
-    return (sample.to(dtype) + _times(0.5 * (then - now), twice)).to(sample.dtype)
+    return (sample.to(dtype) + times(0.5 * (then - now), twice)).to(sample.dtype)
 
 
 def ab2_step(
@@ -133,7 +133,7 @@ def ab2_step(
     _checks.moved(sigma_previous, sigma, sigma_next)
     v = _velocity(sample, velocity, uncond, guidance_scale)
     this, previous = _coefficients.ab2(before, now, then)
-    moved = _times(this, v) + _times(previous, velocity_previous.to(v.dtype))
+    moved = times(this, v) + times(previous, velocity_previous.to(v.dtype))
     return (sample.to(v.dtype) + moved).to(sample.dtype)
 
 
@@ -152,13 +152,13 @@ def dpmpp_2m_step(
     _checks.descending(sigma, sigma_next)
     dtype = compute_dtype(sample)
     x, v = sample.to(dtype), velocity.to(dtype)
-    clean = x - _times(now, v)
-    reached = x + _times(then - now, v)
+    clean = x - times(now, v)
+    reached = x + times(then - now, v)
     if clean_previous is not None:
         (before,) = _sigmas(sample, sigma_previous=sigma_previous)
         _checks.moved(sigma_previous, sigma, sigma_next)
         correction = _coefficients.dpmpp_2m(before, now, then)
-        reached = reached + _times(correction, clean - clean_previous.to(dtype))
+        reached = reached + times(correction, clean - clean_previous.to(dtype))
     return reached.to(sample.dtype), clean.to(sample.dtype)
 
 
@@ -179,10 +179,10 @@ def transition(
         for s in (sigma, sigma_next)
     )
     from_sample, from_velocity, std, step_std = _coefficients.sde(now, then, noise_level)
-    mean = _times(from_sample, sample.to(dtype)) + _times(from_velocity, velocity.to(dtype))
+    mean = times(from_sample, sample.to(dtype)) + times(from_velocity, velocity.to(dtype))
     if next_sample is None:
         z = _philox.normals(sample.shape, seed, sample.device) if noise is None else noise
-        next_sample = (mean + _times(step_std, z.to(dtype))).to(sample.dtype)
+        next_sample = (mean + times(step_std, z.to(dtype))).to(sample.dtype)
     # The log-probability of a sample that is given: its gradient is the score, also where it was drawn here.
     distance = (next_sample.detach().to(dtype) - mean).reshape(sample.shape[0], -1)
     spread = step_std.reshape(-1).to(sample.device, dtype)
@@ -234,7 +234,7 @@ def add_noise(clean: torch.Tensor, noise: torch.Tensor, sigma: _checks.Number) -
     _checks.beside("clean", clean, noise=noise)
     s = per_sample(_checks.sigma("sigma", sigma, clean), clean)
     dtype = compute_dtype(clean)
-    return (_times(1.0 - s, clean.to(dtype)) + _times(s, noise.to(dtype))).to(clean.dtype)
+    return (times(1.0 - s, clean.to(dtype)) + times(s, noise.to(dtype))).to(clean.dtype)
 
 
 def blend(fields: Sequence[torch.Tensor], weights: torch.Tensor | Sequence[float]) -> torch.Tensor:
@@ -248,7 +248,7 @@ def blend(fields: Sequence[torch.Tensor], weights: torch.Tensor | Sequence[float
             weight = checked[..., k].reshape(-1, *(1,) * (field.ndim - 1))
         else:
             weight = checked[k]
-        term = _times(weight, field.to(dtype))
+        term = times(weight, field.to(dtype))
         total = term if total is None else total + term
     assert total is not None  # fields is not empty
     return total.to(fields[0].dtype)
@@ -289,7 +289,7 @@ def _weighted_errors(
     if checked_mask is not None:
         weighted = checked_mask.to(dtype) * weighted
     if weight is not None:
-        weighted = _times(per_sample(_checks.finite("weight", weight, student), student), weighted)
+        weighted = times(per_sample(_checks.finite("weight", weight, student), student), weighted)
     return weighted, error
 
 
@@ -320,7 +320,7 @@ def velocity_mse_with_grad(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `danceopd.ops.velocity_mse_with_grad`."""
     weighted, error = _weighted_errors(student, teacher, uncond, guidance_scale, weight, mask)
-    slope = 2.0 * _checks.finite("grad_scale", grad_scale, student)[0] / student.numel()
+    slope = 2.0 * _checks.number("grad_scale", grad_scale) / student.numel()
     return (weighted * error).reshape(student.shape[0], -1).mean(1), (slope * weighted).to(student.dtype)
 
 
@@ -331,4 +331,4 @@ def transition_kl(mean: torch.Tensor, teacher_mean: torch.Tensor, std: _checks.N
     dtype = compute_dtype(mean)
     error = (mean.to(dtype) - teacher_mean.to(dtype)).reshape(mean.shape[0], -1)
     squares = (error * error).mean(1)
-    return _times(per_sample(_checks.precision(std, mean), squares), squares)
+    return times(per_sample(_checks.precision(std, mean), squares), squares)

@@ -213,7 +213,7 @@ def dpmpp_2m_step(
         k = (1 - sigma_next / sigma) * h / (2 h_previous),  h = lambda(sigma_next) - lambda(sigma)
 
     with `lambda(sigma) = log((1 - sigma) / sigma)`. k is 0 after a step from pure noise and on the step to
-    clean, where lambda is infinite.
+    clean (sigma_next below 1e-30), where lambda is infinite.
 
     Args:
         sample: the state, [B, ...]; float32 is best kept across a rollout.

@@ -33,6 +33,7 @@ OPS = (
     "route",
     "velocity_mse",
     "mse_gradient",
+    "transition_kl",
 )
 ALL = (*OPS, "seeded_sde_step")  # its noise has bits to agree on, but no exact value to be near
 
@@ -88,6 +89,7 @@ def call(name: str, module: ModuleType, x: list[Tensor], each: bool = True) -> T
         "mse_gradient": lambda: module.velocity_mse_with_grad(
             x[0], x[1], uncond=x[2], guidance_scale=scale, weight=now
         )[1],
+        "transition_kl": lambda: module.transition_kl(x[0], x[1], now),
     }
     return calls[name]()
 
@@ -98,8 +100,9 @@ def exact(name: str, x: list[Tensor], each: bool = True) -> Tensor:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal, where NaN equals NaN."""
+    """Equal bit for bit, +0 and -0 apart, where NaN equals NaN."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    a, b = a.cpu(), b.cpu()
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
+    a, b = a.detach().cpu().contiguous(), b.detach().cpu().contiguous()
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    return bool(((a.view(bits) == b.view(bits)) | (a.isnan() & b.isnan())).all())

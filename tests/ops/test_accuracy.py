@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import pytest
 import torch
@@ -54,6 +55,58 @@ def test_float32_sample_with_low_precision_velocities(name: str, low: torch.dtyp
     x = [x[0], x[1].to(low), x[2].to(low)]
     assert call(name, ops, x).dtype == torch.float32
     assert_as_exact_as_plain_torch(name, x, each=True)
+
+
+DIFFERENTIABLE = [n for n in OPS if n not in ("sde_std", "velocity_mse", "mse_gradient")] + ["loss"]
+
+
+def gradients(name: str, module: ModuleType, x: list[torch.Tensor], out: torch.Tensor) -> list[torch.Tensor]:
+    constant = {"sde_step": 2, "sde_mean": 2, "sde_log_prob": 2, "loss": 1, "transition_kl": 1}
+    leaves = [t.detach().clone().requires_grad_(k < constant.get(name, 3)) for k, t in enumerate(x)]
+    now = sigmas(x[0].shape[0])[0]
+    result = (
+        module.velocity_mse(leaves[0], leaves[1], weight=now)
+        if name == "loss"
+        else call(name, module, leaves)
+    )
+    weight = out if name == "loss" else out[: result.numel()].view_as(result)
+    wanted = [t for t in leaves if t.requires_grad]
+    return list(torch.autograd.grad(result, wanted, weight.to(result.dtype), materialize_grads=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_against_float64(name: str, dtype: torch.dtype) -> None:
+    x = operands((3, 517), dtype)
+    out = operands((3 * 517,), dtype, seed=1)[0]
+    if name == "loss":
+        out = out[0]
+    truths = gradients(name, ops.reference, [t.double() for t in x], out.double())
+    plain, native = (gradients(name, module, x, out) for module in (ops.reference, ops))
+    assert len(native) == len(plain) == len(truths) > 0
+    double = dtype == torch.float64
+    for own, other, truth in zip(native, plain, truths, strict=True):
+        assert own.dtype == other.dtype == dtype
+        tiny = 32 * torch.finfo(torch.float64).eps if double else torch.finfo(torch.float32).eps
+        tiny *= max(1.0, float(truth.abs().max()))
+        error = float((own.double() - truth).norm())
+        assert error <= 2.0 * float((other.double() - truth).norm()) + tiny
+
+
+@pytest.mark.parametrize("low", LOW)
+@pytest.mark.parametrize("sigma", [0.9, 0.3, 0.05])
+def test_score_of_a_low_precision_sample(low: torch.dtype, sigma: float) -> None:
+    """The distance of a drawn sample from its mean is small beside both: the mean must not be rounded."""
+    x, v, _ = operands((2, 2048), low)
+    reached = ops.sde_step(x, v, sigma, 0.9 * sigma, seed=1).sample
+
+    def score(module: ModuleType, dtype: torch.dtype) -> torch.Tensor:
+        leaf = x.to(dtype).requires_grad_()
+        step = module.sde_step(leaf, v.to(dtype), sigma, 0.9 * sigma, next_sample=reached.to(dtype))
+        return torch.autograd.grad(step.log_prob.sum(), leaf)[0].double()
+
+    truth = score(ops.reference, torch.float64)
+    assert (score(ops, low) - truth).norm() <= 2.0 * (score(ops.reference, low) - truth).norm()
 
 
 @pytest.mark.parametrize("each", [False, True])

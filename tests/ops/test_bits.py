@@ -42,7 +42,7 @@ def test_half_precision_conversions(isa: str) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         halves = every.view(dtype).reshape(8, -1)
         wide = ops.euler_step(torch.zeros(8, halves.shape[1]), halves, 1.0, 0.0)  # 0 - half, in float32
-        assert same_bits(wide, -halves.float())
+        assert same_bits(wide, 0.0 - halves.float())
         # Every half, the midpoints between them, and the float neighbours of all these: rounding, ties,
         # overflow and subnormals.
         exact = halves.float().reshape(-1)
@@ -54,7 +54,8 @@ def test_half_precision_conversions(isa: str) -> None:
             middle.nextafter(torch.tensor(-torch.inf)),
         ]
         numbers = torch.cat(around)[None]
-        rounded = ops.add_noise(torch.zeros(numbers.shape, dtype=dtype), numbers, 1.0)
+        nothing = torch.full(numbers.shape, -0.0, dtype=dtype)  # added to a zero, it leaves that zero's sign
+        rounded = ops.add_noise(nothing, numbers, 1.0)
         assert same_bits(rounded, numbers.to(dtype))
 
 

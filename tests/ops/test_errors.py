@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +38,10 @@ WRONG: list[tuple[type[Exception], str, Callable[[Any], object]]] = [
     (ValueError, r"^sigma has shape \[2, 1\]", lambda m: m.add_noise(x, v, sigma[:, None])),
     (TypeError, r"^sigma has dtype torch.int64", lambda m: m.add_noise(x, v, torch.tensor([0, 1]))),
     (TypeError, r"^sigma is str; pass a float", lambda m: m.add_noise(x, v, "high")),
+    (TypeError, r"^sigma is str; pass a float", lambda m: m.euler_step(x, v, "0.9", 0.5)),
+    (TypeError, r"^sigma_next is bool; pass a float", lambda m: m.euler_step(x, v, 0.9, False)),
+    (TypeError, r"^scale is str; pass a float", lambda m: m.guide(x, v, " 4 ")),
+    (TypeError, r"^sigma is ndarray; pass a float", lambda m: m.add_noise(x, v, sigma.numpy())),
     (TypeError, r"^sigma is NoneType; pass a float", lambda m: m.euler_step(x, v, None, 0.5)),
     (ValueError, r"^sigma requires grad", lambda m: m.add_noise(x, v, sigma.clone().requires_grad_())),
     (ValueError, r"^sigma_next is 0.6 but sigma is 0.5; pass sigma_next <= sigma", lambda m: m.euler_step(x, v, 0.5, 0.6)),
@@ -64,8 +70,9 @@ WRONG: list[tuple[type[Exception], str, Callable[[Any], object]]] = [
     (TypeError, r"^seed has dtype torch.int32", lambda m: m.sde_step(x, v, 0.5, 0.4, seed=torch.tensor([1, 2]).int())),
     (ValueError, r"^seed has shape \[3\] but there are 2 samples", lambda m: m.sde_step(x, v, 0.5, 0.4, seed=torch.tensor([1, 2, 3]))),
     (ValueError, r"^sigma is too large for a float", lambda m: m.add_noise(x, v, 10**400)),
-    (ValueError, r"^std is 0.0; pass a value above 0", lambda m: m.transition_kl(x, v, 0.0)),
-    (ValueError, r"^std contains 0.0; pass values above 0", lambda m: m.transition_kl(x, v, sigma * 0)),
+    (ValueError, r"^std is 0.0; pass a value of at least 1e-18", lambda m: m.transition_kl(x, v, 0.0)),
+    (ValueError, r"^std is 1e-200; pass a value of at least 1e-18", lambda m: m.transition_kl(x, v, 1e-200)),
+    (ValueError, r"^std contains 0.0; pass values of at least 1e-18", lambda m: m.transition_kl(x, v, sigma * 0)),
     (ValueError, r"^teacher_mean requires grad", lambda m: m.transition_kl(x, v.clone().requires_grad_(), 1.0)),
     (ValueError, r"^old_log_prob has shape \[3\] but log_prob has \[2\]", lambda m: m.policy_loss(x[:, 0], x[0], x[:, 0])),
     (ValueError, r"^advantage requires grad", lambda m: m.policy_loss(x, x, x.clone().requires_grad_())),
@@ -96,6 +103,10 @@ WRONG: list[tuple[type[Exception], str, Callable[[Any], object]]] = [
     (ValueError, r"^mask has shape \[2, 2\] but student \[2, 3\]", lambda m: m.velocity_mse(x, v, mask=torch.ones(2, 2))),
     (ValueError, r"^mask has shape \[1, 2, 3\] but student", lambda m: m.velocity_mse(x, v, mask=torch.ones(1, 2, 3))),
     (TypeError, r"^mask has dtype torch.int64", lambda m: m.velocity_mse(x, v, mask=torch.ones(2, 3).long())),
+    (TypeError, r"^grad_scale is Tensor; pass a float", lambda m: m.velocity_mse_with_grad(x, v, grad_scale=torch.tensor(2.0))),
+    (TypeError, r"^grad_scale is Tensor; pass a float", lambda m: m.velocity_mse_with_grad(x, v, grad_scale=sigma)),
+    (TypeError, r"^grad_scale is str; pass a float", lambda m: m.velocity_mse_with_grad(x, v, grad_scale="2")),
+    (TypeError, r"^grad_scale is bool; pass a float", lambda m: m.velocity_mse_with_grad(x, v, grad_scale=True)),
     (ValueError, r"^grad_scale is nan", lambda m: m.velocity_mse_with_grad(x, v, grad_scale=math.nan)),
 ]  # fmt: skip
 
@@ -121,6 +132,29 @@ def test_odd_tensors_do_not_crash() -> None:
     resized.untyped_storage().resize_(0)
     with pytest.raises((TypeError, ValueError, RuntimeError)):
         ops.guide(resized, resized, 2.0)
+
+
+def test_views_into_freed_storage_are_refused() -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        whole = torch.randn(4, 300).to(dtype)
+        for view in (whole[1:], whole[0], whole[3:, 299:]):
+            whole.untyped_storage().resize_(whole.untyped_storage().nbytes())
+            whole.untyped_storage().resize_(0)
+            with pytest.raises(ValueError, match=r"^uncond holds no values, its storage was freed"):
+                ops.guide(view, view, 2.0)
+            with pytest.raises(ValueError, match=r"^fields\[0\] holds no values"):
+                ops.route([view], torch.zeros(view.shape[0], dtype=torch.int64))
+    index = torch.zeros(4, dtype=torch.int64)[2:]
+    index.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"^index holds no values"):
+        ops.route([x, v], index)
+
+
+def test_numbers_of_any_kind() -> None:
+    expected = ops.guide(x, v, 2.0)
+    for two in (2, Fraction(2), np.float32(2), np.int64(2), np.array(2.0), torch.tensor(2.0)):
+        assert torch.equal(ops.guide(x, v, two), expected)
+        assert torch.equal(ops.reference.guide(x, v, two), ops.reference.guide(x, v, 2.0))
 
 
 def test_unknown_backend() -> None:

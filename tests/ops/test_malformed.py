@@ -35,6 +35,9 @@ def tensors() -> list[Any]:
     x = torch.randn(2, 3)
     emptied = torch.randn(2, 3)
     emptied.untyped_storage().resize_(0)
+    behind = torch.randn(4, 3)
+    freed = [behind[2:], behind.flatten()[3:9].view(2, 3)]
+    behind.untyped_storage().resize_(0)
     floats = [
         x,
         x.bfloat16(),
@@ -44,14 +47,24 @@ def tensors() -> list[Any]:
         x[:, :1].expand(2, 3),
         torch._neg_view(x),
     ]
-    others = [x.long(), x.cfloat(), x > 0, x.to("meta"), x.to_sparse(), x.numpy(), emptied, x.tolist()]
+    others = [
+        x.long(),
+        x.cfloat(),
+        x > 0,
+        x.to("meta"),
+        x.to_sparse(),
+        x.numpy(),
+        emptied,
+        *freed,
+        x.tolist(),
+    ]
     shapes = [x[:1], x[0], x[0, 0], x[:0], x[:, :0], x[None], torch.zeros((1,) * 20), torch.zeros(2, 4)]
     leaves = [torch.randn(2, 3, requires_grad=True), torch.nn.Parameter(x)]
     return floats * 4 + others + shapes + leaves
 
 
 def numbers() -> list[Any]:
-    plain = [0.5, 0.9, 0.1, 0, 1, True, 0.25, 1.0]
+    plain = [0.5, 0.9, 0.1, 0, 1, 0.25, 1.0]
     wrong = [
         math.nan,
         math.inf,
@@ -60,6 +73,8 @@ def numbers() -> list[Any]:
         -(2**70),
         10**400,
         "high",
+        "0.5",
+        True,
         None,
         1j,
         [0.5],

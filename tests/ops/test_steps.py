@@ -108,3 +108,13 @@ def test_coefficients_are_computed_in_double(place: str) -> None:
     one = torch.ones(1, 4)
     moved = ops.heun_step(torch.zeros(1, 4), one, one, make(now), make(then))
     torch.testing.assert_close(moved, torch.full((1, 4), then - now), rtol=1e-6, atol=0)
+
+
+def test_dpmpp_next_to_clean_is_the_step_to_clean() -> None:
+    x, v, before = operands((2, 33), torch.float32)
+    expected = ops.dpmpp_2m_step(x, v, before, 0.9, 0.5, 0.0)[0]
+    for tiny in (5e-324, 1e-310, 1e-31):
+        for module in (ops, ops.reference):
+            torch.testing.assert_close(module.dpmpp_2m_step(x, v, before, 0.9, 0.5, tiny)[0], expected)
+    almost = ops.dpmpp_2m_step(x, v, before, 0.9, 1e-29, 1e-30)[0]
+    torch.testing.assert_close(almost, ops.reference.dpmpp_2m_step(x, v, before, 0.9, 1e-29, 1e-30)[0])

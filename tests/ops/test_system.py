@@ -33,17 +33,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_self_test_passes_and_covers_every_op() -> None:
     results = ops.self_test()
     assert [r for r in results if not r.passed] == []
-    names = {
-        "guide",
-        "euler_step",
-        "heun_step",
-        "ab2_step",
-        "dpmpp_2m_step",
-        "sde_step",
-        "add_noise",
-        "blend",
-    }
-    names |= {"route", "velocity_mse", "velocity_mse_with_grad"}
+    names = set(ops.reference.__all__) - {"policy_loss"}  # which is plain torch everywhere
     assert {r.op for r in results if r.device == "cpu"} == names
 
 
@@ -170,6 +160,64 @@ def test_several_python_threads_at_once() -> None:
         worker.join()
     torch.set_num_threads(threads)
     assert wrong == []
+
+
+@pytest.mark.parametrize("op", ["blend", "route"])
+def test_lists_that_another_thread_clears(op: str) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    index = torch.zeros(1, dtype=torch.int64)
+    for _ in range(10):
+        fields = [torch.ones(1, 1 << 22) for _ in range(4)]
+        started = threading.Event()
+
+        def clear(fields: list[torch.Tensor] = fields, started: threading.Event = started) -> None:
+            started.wait()
+            fields.clear()
+
+        thread = threading.Thread(target=clear)
+        thread.start()
+        started.set()
+        try:
+            result = ops.blend(fields, [0.25] * 4) if op == "blend" else ops.route(fields, index)
+        except ValueError as error:  # cleared before the call
+            assert "pass 1 to 32" in str(error) or "entries" in str(error)
+        else:
+            assert bool((result == 1).all())
+        thread.join()
+    torch.set_num_threads(threads)
+
+
+def test_denormals_as_the_caller_wants_them_in_every_thread() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    tiny = torch.full((1, 1 << 18), 1e-40)
+    try:
+        kept = ops.guide(tiny, tiny, 2.0)
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this CPU cannot flush denormals")
+        flushed = ops.guide(tiny, tiny, 2.0)
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+    assert same_bits(kept, tiny) and same_bits(flushed, torch.zeros_like(tiny))
+    assert same_bits(ops.guide(tiny, tiny, 2.0), tiny)
+
+
+def test_torch_without_its_private_names_takes_the_slow_way() -> None:
+    code = """
+import warnings
+import torch
+del torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    from danceopd import ops
+print(len([w for w in said if "danceopd's ops take a slower way" in str(w.message)]))
+x, v = torch.ones(2, 3), torch.ones(2, 3)
+print(ops._native.guide(False, x, v, 2.0), ops.guide(x, v, 2.0).sum().item())
+"""
+    done = python(code)
+    assert done.stdout.split() == ["2", "None", "6.0"], done.stderr
 
 
 def test_nothing_leaks() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,22 @@ def test_lazily_negated_tensors(name: str) -> None:
     views = [torch._neg_view(t) for t in x]
     assert all(view.is_neg() and view.is_contiguous() for view in views)
     assert same_bits(call(name, ops, views), call(name, ops, [-t for t in x]))
+
+
+def test_traced_functions_compute() -> None:
+    x, v, _ = operands((2, 33), torch.float32)
+    y = operands((2, 33), torch.float32, seed=1)[0]
+    for run in (
+        lambda a: ops.euler_step(a, v, 0.9, 0.5),
+        lambda a: ops.guide(v, a, 3.0),
+        lambda a: ops.blend([a, v], [0.5, 0.5]),
+        lambda a: ops.velocity_mse(a, v),
+        lambda a: ops.sde_step(a, v, 0.9, 0.5, noise=v).log_prob,
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit's own: that it is deprecated, and what a trace fixes
+            traced = torch.jit.trace(run, (x,))
+        torch.testing.assert_close(traced(y), run(y))
 
 
 def test_autocast_changes_nothing() -> None:

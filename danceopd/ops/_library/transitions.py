@@ -8,7 +8,7 @@ import torch
 
 from danceopd.ops import _coefficients, _native, reference
 from danceopd.ops._library.base import LIBRARY, grad_of, like, pick, register, run
-from danceopd.ops.reference import compute_dtype, per_sample
+from danceopd.ops.reference import compute_dtype, per_sample, times
 
 Tensor = torch.Tensor
 
@@ -47,31 +47,32 @@ def _fake(sample: Tensor, velocity: Tensor, next_sample: Tensor | None, *_: Any)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, velocity, next_sample, _, _, _, ctx.sigma, now, ctx.sigma_next, then, ctx.noise_level = inputs
-    ctx.velocity_dtype = velocity.dtype
+    sample, velocity, next_sample, _, _, _, ctx.sigma, now, ctx.sigma_next, then, ctx.noise_level = inputs
     ctx.given = next_sample is not None
     ctx.mark_non_differentiable(output[3])
-    ctx.save_for_backward(next_sample if ctx.given else output[0], output[1], now, then)
+    # Not the mean: it was rounded to the sample's dtype, and the score is a small difference from it.
+    ctx.save_for_backward(sample, velocity, next_sample if ctx.given else output[0], now, then)
     ctx.set_materialize_grads(False)
 
 
 def _backward(
     ctx: Any, to_next: Tensor | None, to_mean: Tensor | None, to_log_prob: Tensor | None, to_std: None
 ) -> tuple[Any, ...]:
-    reached, mean, now, then = ctx.saved_tensors
-    sigma, sigma_next = per_sample((ctx.sigma, now), mean), per_sample((ctx.sigma_next, then), mean)
+    sample, velocity, reached, now, then = ctx.saved_tensors
+    sigma, sigma_next = per_sample((ctx.sigma, now), sample), per_sample((ctx.sigma_next, then), sample)
     from_sample, from_velocity, _, step_std = _coefficients.sde(sigma, sigma_next, ctx.noise_level)
-    wide = compute_dtype(mean)
+    wide = compute_dtype(sample)
     parts = [g.to(wide) for g in (to_mean, None if ctx.given else to_next) if g is not None]
     if to_log_prob is not None:  # of a sample that is given, also where it was drawn here: the score
-        each = per_sample((0.0, to_log_prob), mean) / (step_std**2 * (mean.numel() // mean.shape[0]))
-        parts.append(each.to(wide) * (reached.to(wide) - mean.to(wide)))
+        mean = times(from_sample, sample.to(wide)) + times(from_velocity, velocity.to(wide))
+        each = per_sample((0.0, to_log_prob), sample) / (step_std**2 * (sample.numel() // sample.shape[0]))
+        parts.append(each.to(wide) * (reached.to(wide) - mean))
     if not parts:
         return (None,) * 11
     total = sum(parts[1:], parts[0])
     return (
-        grad_of(from_sample, total, mean.dtype),
-        grad_of(from_velocity, total, ctx.velocity_dtype),
+        grad_of(from_sample, total, sample.dtype),
+        grad_of(from_velocity, total, velocity.dtype),
         *(None,) * 9,
     )
 
