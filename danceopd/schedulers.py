@@ -154,7 +154,7 @@ class FusedFlowMatchAB2Scheduler(FusedFlowMatchEulerScheduler):
         return super()._fused(sample, velocity)
 
 
-def _is_time(timestep: float | Tensor) -> bool:
+def _is_time(timestep: object) -> bool:
     """Whether this is a timestep, not an index; the parent says what is wrong with an index."""
     if isinstance(timestep, Tensor):
         return timestep.is_floating_point()
