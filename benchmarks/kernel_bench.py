@@ -8,11 +8,12 @@ Prints a table and writes benchmarks/results/<device>-<date>.json, a .csv beside
 matplotlib is installed (`pip install ".[bench]"`).
 
 In each round the contenders take turns, so a slow spell of the machine hits all of them; a time is the
-median over rounds, a ratio the median of the ratios within rounds. "Eager" is what pipelines, schedulers and
-trainers write, "tuned" what a careful author writes without kernels: fused torch calls into preallocated
-results (the others allocate theirs). GB/s counts the bytes that have to be moved, every operand and result
-once, whatever a contender really moves; "of copy" is the time of a copy of as many bytes by the time of the
-op. "Peak" is the most memory that one call holds beyond its operands.
+median over rounds, a ratio the median of the ratios within rounds. A row that takes long has fewer rounds.
+"Eager" is what pipelines, schedulers and trainers write, "tuned" what a careful author writes without
+kernels: fused torch calls into preallocated results (the others allocate theirs). GB/s counts the bytes that
+have to be moved, every operand and result once, whatever a contender really moves; "of copy" is the time of
+a copy of as many bytes by the time of the op. "Peak" is the most memory that one call holds beyond its
+operands.
 
 On one CPU thread the clock is that thread's CPU time, which other processes do not prolong by taking the core
 away; otherwise it is wall time. Small tensors stay in the CPU's caches. On CUDA events give the time,
@@ -149,7 +150,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--ops", nargs="+", help="these alone", choices=sorted({entry.op for entry in TABLE}))
     add("--sizes", type=bytes_of, nargs="+", help="bytes per tensor: 4K 64M 1G")
     add("--dtypes", nargs="+", choices=DTYPES)
-    add("--rounds", type=int, help="rounds in which the contenders take turns")
+    add(
+        "--rounds", type=int, help="rounds in which the contenders take turns; 5 do for a row that takes long"
+    )
     add("--compile", action=argparse.BooleanOptionalAction, help="whether torch.compile takes part")
     add("--note", default="", help="kept with the results, e.g. what else the machine was doing")
     add("--out", type=Path, help="JSON file; default benchmarks/results/<device>-<date>.json")

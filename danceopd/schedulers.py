@@ -7,6 +7,7 @@ Put one into any pipeline that samples with diffusers' `FlowMatchEulerDiscreteSc
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import TypeAlias
 
 import torch
@@ -126,8 +127,9 @@ class FusedFlowMatchAB2Scheduler(FusedFlowMatchEulerScheduler):
     Euler's error.
 
     Same config, grids, arguments and dtypes as the parents; `from_config` takes the config of any of them.
-    The first step after `set_timesteps` is Euler's. So is every step that has no use for an earlier velocity:
-    stochastic sampling, timesteps per token, float64, operands that broadcast.
+    The first step after `set_timesteps` is Euler's, and so is the first after the batch changed its shape or
+    its device. So is every step that has no use for an earlier velocity: stochastic sampling, timesteps per
+    token, float64, operands that broadcast.
     """
 
     _previous: tuple[Tensor, int, Tensor] | None = None  # grid, step on it, velocity
@@ -138,7 +140,12 @@ class FusedFlowMatchAB2Scheduler(FusedFlowMatchEulerScheduler):
         if at + 2 < len(grid):
             # A copy: the next call of a model in a CUDA graph overwrites its output.
             self._previous = grid, at, velocity.clone()
-        if earlier is not None and earlier[0] is grid and earlier[1] == at - 1:
+        if (
+            earlier is not None
+            and earlier[0] is grid
+            and earlier[1] == at - 1
+            and _alike(velocity, earlier[2])
+        ):
             match self._host_sigmas()[at - 1 : at + 2]:
                 case [before, now, then] if 1.0 >= before > now >= then >= 0.0:
                     return ops.ab2_step(sample, velocity, earlier[2], before, now, then)
@@ -147,9 +154,15 @@ class FusedFlowMatchAB2Scheduler(FusedFlowMatchEulerScheduler):
         return super()._fused(sample, velocity)
 
 
-def _is_time(timestep: float | Tensor) -> bool:
-    """Whether this may be a timestep; the parent says what is wrong with an index."""
-    return timestep.is_floating_point() if isinstance(timestep, Tensor) else isinstance(timestep, float)
+def _is_time(timestep: object) -> bool:
+    """Whether this is a timestep, not an index; the parent says what is wrong with an index."""
+    if isinstance(timestep, Tensor):
+        return timestep.is_floating_point()
+    return isinstance(timestep, Real) and not isinstance(timestep, Integral)  # Real: NumPy's floats too
+
+
+def _alike(velocity: Tensor, earlier: Tensor) -> bool:
+    return velocity.shape == earlier.shape and velocity.device == earlier.device
 
 
 def _fits(velocity: Tensor, sample: Tensor) -> bool:
@@ -157,8 +170,7 @@ def _fits(velocity: Tensor, sample: Tensor) -> bool:
     return (
         velocity.dtype in _FUSED
         and sample.dtype in _FUSED
-        and velocity.shape == sample.shape
-        and velocity.device == sample.device
+        and _alike(velocity, sample)
         and velocity.ndim > 0
         and velocity.numel() > 0
     )

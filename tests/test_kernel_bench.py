@@ -73,6 +73,7 @@ def test_a_tiny_run_writes_all_its_reports(
         assert row["contenders"].keys() == {"danceopd", "eager", "tuned", "copy"}
         assert row["speedup_over"].keys() == {"eager", "tuned"}
         assert row["elements"] * 2 == row["bytes_per_tensor"] and row["dtype"] == "bfloat16"
+        assert row["rounds"] == 2
         for contender in row["contenders"].values():
             assert 0.0 < contender["us_p10"] <= contender["us"] <= contender["us_p90"]
             moved = row["bytes_per_element"] * row["elements"]
@@ -112,6 +113,20 @@ def test_the_peak_is_what_a_call_holds_at_most(device: str) -> None:
     assert measure.peak_bytes(three_at_once, x, x.device) == 3 * one
     assert measure.peak_bytes(lambda x: x.exp().neg_(), x, x.device) == one
     assert measure.peak_bytes(lambda x: x.add_(1.0), x, x.device) < one
+
+
+def test_a_row_that_takes_long_has_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def timed(count: int) -> float:
+        calls.append(count)
+        return 1.0
+
+    assert len(measure.take_turns({"long": timed}, 21, 3e-3)["long"]) == 21
+    assert calls == [1] * 23  # two calls to warm up and to see that one is a turn
+    monkeypatch.setattr(measure, "ENOUGH_SECONDS", -1.0)
+    assert len(measure.take_turns({"long": timed}, 21, 3e-3)["long"]) == measure.FEW_ROUNDS
+    assert len(measure.take_turns({"long": timed}, 2, 3e-3)["long"]) == 2
 
 
 def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

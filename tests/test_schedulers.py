@@ -318,6 +318,50 @@ def test_a_new_grid_forgets_the_old_one() -> None:
         assert torch.equal(used.step(v, t, x).prev_sample, fresh.step(v, t, x).prev_sample)
 
 
+@pytest.mark.parametrize("kind", [float, np.float32, np.float64, torch.tensor])
+def test_any_real_timestep_gets_the_second_order(kind: Any) -> None:
+    scheduler, x = FusedFlowMatchAB2Scheduler(shift=3.0), torch.randn(2, 5)
+    scheduler.set_timesteps(4)
+    expected = run(scheduler, x)
+    scheduler.set_timesteps(4)
+    for t in scheduler.timesteps:
+        x = scheduler.step(velocity(x, t, x.dtype), kind(t.item()), x).prev_sample
+    assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", [(1, 5), (3, 5), (2, 5, 1), (10,)], ids=str)
+def test_a_changed_batch_starts_with_euler_again(shape: tuple[int, ...], device: str) -> None:
+    scheduler, euler = FusedFlowMatchAB2Scheduler(), FusedFlowMatchEulerScheduler()
+    for s in (scheduler, euler):
+        s.set_timesteps(4)
+    t, x = scheduler.timesteps, torch.randn(2, 5)
+    x = scheduler.step(velocity(x, t[0], x.dtype), t[0], x).prev_sample
+    scheduler.step(velocity(x, t[1], x.dtype), t[1], x)
+    x = torch.randn(shape, device=device)
+    v = velocity(x, t[2], x.dtype)
+    euler.set_begin_index(2)
+    first = scheduler.step(v, t[2], x).prev_sample
+    assert torch.equal(first, euler.step(v, t[2], x).prev_sample)
+    then = velocity(first, t[3], x.dtype)
+    exact = ab2(first, then, v, scheduler.sigmas[2:5].tolist())
+    torch.testing.assert_close(scheduler.step(then, t[3], first).prev_sample, exact)
+
+
+@pytest.mark.gpu
+def test_a_changed_device_starts_with_euler_again() -> None:
+    scheduler, euler = FusedFlowMatchAB2Scheduler(), FusedFlowMatchEulerScheduler()
+    for s in (scheduler, euler):
+        s.set_timesteps(4)
+    t, x = scheduler.timesteps, torch.randn(2, 5)
+    v = velocity(x, t[0], x.dtype)
+    results = [
+        [s.step(w, t[i], y).prev_sample for i, (w, y) in enumerate([(v, x), (v.cuda(), x.cuda())])]
+        for s in (scheduler, euler)
+    ]
+    assert torch.equal(results[0][1], results[1][1])
+
+
 def test_a_finished_run_holds_no_velocity() -> None:
     scheduler = FusedFlowMatchAB2Scheduler()
     scheduler.set_timesteps(3)

@@ -19,6 +19,8 @@ Form = Callable[[Any], object]
 Timer = Callable[[int], float]
 """From a number of calls to seconds per call."""
 
+FEW_ROUNDS, ENOUGH_SECONDS = 5, 2.0
+
 
 def sets_past_the_l2(touched: int, device: torch.device) -> int:
     """How many sets of operands, of so many bytes each, no cache of a GPU can hold; 1 on the CPU."""
@@ -91,13 +93,23 @@ def _device_seconds(run: Callable[[], None]) -> float:
 
 
 def take_turns(timers: dict[str, Timer], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds per call of each contender in each round; a turn is as many calls as take the given seconds."""
+    """Seconds per call of each contender in each round; a turn is as many calls as take the given seconds.
+
+    After `ENOUGH_SECONDS` no more than `FEW_ROUNDS` are gone through: long calls scatter less.
+    """
     calls = {}
     for name, timed in timers.items():
-        timed(3)
-        calls[name] = max(1, int(seconds / max(timed(5), 1e-7)))
+        timed(1)
+        rough = timed(1)
+        if rough < seconds:
+            timed(3)
+            rough = timed(5)
+        calls[name] = max(1, int(seconds / max(rough, 1e-7)))
     times: dict[str, list[float]] = {name: [] for name in timers}
-    for _ in range(rounds):
+    begin = time.perf_counter()
+    for done in range(rounds):
+        if done >= FEW_ROUNDS and time.perf_counter() - begin > ENOUGH_SECONDS:
+            break
         for name, timed in timers.items():
             times[name].append(timed(calls[name]))
     return times

@@ -14,15 +14,16 @@ SCALE, WEIGHTS = 4.5, (0.2, 0.3, 0.5)
 
 
 class Operands(NamedTuple):
-    """Tensors of one size and dtype, [B, n]; `out` and `spare` are what tuned code writes into."""
+    """Tensors of one size and dtype, [B, n]; `out`, `spare` and `third` are what tuned code writes into."""
 
     x: Tensor  # sample, student, clean data, log-probabilities
     v: Tensor  # velocity, teacher, noise, old log-probabilities
     u: Tensor  # velocity without the condition, of the step before or of the next; noise; advantages
     out: Tensor
     spare: Tensor
+    third: Tensor
     index: Tensor  # of the fields (x, v, u), [B]
-    rows: Tensor  # 0 .. B - 1
+    choice: tuple[int, ...]  # the same on the host
 
 
 def make_operands(count: int, size: int, dtype: torch.dtype, device: torch.device) -> list[Operands]:
@@ -32,6 +33,7 @@ def make_operands(count: int, size: int, dtype: torch.dtype, device: torch.devic
     shape = (count, batch, max(1, elements // batch))
     generator = torch.Generator(device).manual_seed(0)
     values = [torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3)]
-    results = [torch.empty(shape, device=device, dtype=dtype) for _ in range(2)]
-    rows = torch.arange(batch, device=device)
-    return [Operands(*(t[i] for t in values), *(t[i] for t in results), rows % 3, rows) for i in range(count)]
+    results = [torch.empty(shape, device=device, dtype=dtype) for _ in range(3)]
+    choice = tuple(row % len(values) for row in range(batch))
+    index = torch.tensor(choice, device=device)
+    return [Operands(*(t[i] for t in values + results), index, choice) for i in range(count)]

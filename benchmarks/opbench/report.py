@@ -53,6 +53,7 @@ def make_row(
         "bytes_per_tensor": size,
         "elements": elements,
         "bytes_per_element": moves * dtype.itemsize,
+        "rounds": len(own),
         "share_of_copy": _short(_ratio(times[COPY], own)),
         "speedup_over": {name: _short(_ratio(times[name], own)) for name in rivals},
         "contenders": {name: contender(name) for name in times},

@@ -1,8 +1,9 @@
 """The rivals that take more than a line.
 
 Eager is what pipelines, schedulers and trainers write; tuned is what a careful author writes without kernels:
-fused torch calls into preallocated results. The coefficients of a step are numbers computed beforehand,
-though many a scheduler computes them with tensors at every step.
+the fewest passes over memory that public torch calls allow, into preallocated results, and intermediates in
+the dtype of the operands, which the ops and eager code keep in float32. The coefficients of a step are
+numbers computed beforehand, though many a scheduler computes them with tensors at every step.
 """
 
 from __future__ import annotations
@@ -26,13 +27,12 @@ STEP = SIGMA_NEXT - SIGMA
 
 
 def tuned_guided_step(o: Operands) -> Tensor:
-    torch.lerp(o.u, o.v, SCALE, out=o.spare)
-    return torch.add(o.x, o.spare, alpha=STEP, out=o.out)
+    # Without the guided velocity in between: as many passes, over one tensor less.
+    return torch.add(o.x, o.u, alpha=STEP * (1 - SCALE), out=o.out).add_(o.v, alpha=STEP * SCALE)
 
 
 def tuned_heun(o: Operands) -> Tensor:
-    torch.add(o.v, o.u, out=o.spare)
-    return torch.add(o.x, o.spare, alpha=STEP / 2, out=o.out)
+    return torch.add(o.x, o.v, alpha=STEP / 2, out=o.out).add_(o.u, alpha=STEP / 2)
 
 
 AB2 = STEP / (2 * (SIGMA - SIGMA_PREVIOUS))
@@ -65,9 +65,9 @@ def eager_dpmpp_2m(o: Operands) -> tuple[Tensor, Tensor]:
 
 def tuned_dpmpp_2m(o: Operands) -> tuple[Tensor, Tensor]:
     clean = torch.add(o.x, o.v, alpha=-SIGMA, out=o.spare)
-    change = 0.5 * DPMPP * H / H_PREVIOUS
-    following = torch.add(o.x, o.v, alpha=STEP, out=o.out).add_(clean, alpha=change)
-    return following.sub_(o.u, alpha=change), clean
+    # x + STEP v is clean + SIGMA_NEXT v, and the change from the clean estimate before extends a lerp.
+    extended = torch.lerp(clean, o.u, -0.5 * DPMPP * H / H_PREVIOUS, out=o.out)
+    return extended.add_(o.v, alpha=SIGMA_NEXT), clean
 
 
 # -- the stochastic step: Flow-GRPO's transition with eta = 0.7 ----------------------------------------------
@@ -96,8 +96,7 @@ def eager_sde_drawn(o: Operands) -> tuple[Tensor, Tensor, Tensor]:
 
 def _tuned_transition(o: Operands, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = torch.mul(o.x, OF_SAMPLE, out=o.spare).add_(o.v, alpha=OF_VELOCITY)
-    square = torch.linalg.vector_norm(noise, dim=1, dtype=torch.float32).square_()
-    log_prob = square.mul_(-0.5 / noise.shape[1]).add_(LOG_PEAK)
+    log_prob = _square_norm(noise, dim=1).mul_(-0.5 / noise.shape[1]).add_(LOG_PEAK)
     return torch.add(mean, noise, alpha=NOISE, out=o.out), mean, log_prob
 
 
@@ -113,13 +112,22 @@ def tuned_sde_drawn(o: Operands) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def tuned_blend(o: Operands) -> Tensor:
-    w0, w1, w2 = WEIGHTS
-    return torch.mul(o.x, w0, out=o.out).add_(o.v, alpha=w1).add_(o.u, alpha=w2)
+    w0, w1, w2 = WEIGHTS  # they add up to one, which saves a pass
+    return torch.lerp(o.x, o.v, w1 / (w0 + w1), out=o.out).lerp_(o.u, w2)
+
+
+def _routed(o: Operands) -> list[Tensor]:
+    """The chosen rows; the choice is on the host, so that no rival waits for the device to read it."""
+    fields = o.x, o.v, o.u
+    return [fields[field][row] for row, field in enumerate(o.choice)]
+
+
+def eager_route(o: Operands) -> Tensor:
+    return torch.stack(_routed(o))
 
 
 def tuned_route(o: Operands) -> Tensor:
-    index = o.index.view(-1, 1)
-    return torch.where(index == 0, o.x, torch.where(index == 1, o.v, o.u), out=o.out)
+    return torch.stack(_routed(o), out=o.out)  # one call; a `copy_` per row takes longer on small tensors
 
 
 # -- losses --------------------------------------------------------------------------------------------------
@@ -147,22 +155,27 @@ def mse_by_hand(o: Operands) -> tuple[Tensor, Tensor]:
     return error.square().mean(1), (error * (2 / o.x.numel())).to(o.x.dtype)
 
 
+def _square_norm(x: Tensor, dim: int | None = None) -> Tensor:
+    # Norms of bfloat16 add up in float32 anyhow; asked for a float32 one, torch first copies all to float32.
+    return torch.linalg.vector_norm(x, dim=dim).float().square_()
+
+
 def tuned_mse(o: Operands) -> Tensor:
-    torch.sub(o.x, o.v, out=o.spare)
-    return torch.linalg.vector_norm(o.spare, dtype=torch.float32).square_().div_(o.x.numel())
+    torch.sub(o.x, o.v, out=o.out)
+    return _square_norm(o.out).mul_(1 / o.x.numel())
 
 
 def tuned_mse_backward(o: Operands) -> tuple[Tensor, Tensor]:
-    return tuned_mse(o), torch.mul(o.spare, 2 / o.x.numel(), out=o.out)
+    return tuned_mse(o), o.out.mul_(2 / o.x.numel())
 
 
-def tuned_mse_each(o: Operands) -> Tensor:
-    torch.sub(o.x, o.v, out=o.spare)
-    return torch.linalg.vector_norm(o.spare, dim=1, dtype=torch.float32).square_().div_(o.x.shape[1])
+def tuned_mse_each(o: Operands, scale: float = 1.0) -> Tensor:
+    torch.sub(o.x, o.v, out=o.out)
+    return _square_norm(o.out, dim=1).mul_(scale / o.x.shape[1])
 
 
 def tuned_mse_each_backward(o: Operands) -> tuple[Tensor, Tensor]:
-    return tuned_mse_each(o), torch.mul(o.spare, 2 / o.x.numel(), out=o.out)
+    return tuned_mse_each(o), o.out.mul_(2 / o.x.numel())
 
 
 def eager_policy(o: Operands) -> Tensor:
@@ -173,8 +186,7 @@ def eager_policy(o: Operands) -> Tensor:
 
 def tuned_policy(o: Operands) -> Tensor:
     ratio = torch.sub(o.x, o.v, out=o.spare).exp_()
-    cost = torch.clamp(o.u, -5.0, 5.0, out=o.out).neg_()
-    free = ratio * cost
-    return torch.maximum(free, ratio.clamp_(1 - 1e-4, 1 + 1e-4).mul_(cost), out=o.out).mean(
-        dtype=torch.float32
-    )
+    advantage = torch.clamp(o.u, -5.0, 5.0, out=o.out)
+    free = torch.mul(ratio, advantage, out=o.third)
+    clipped = ratio.clamp_(1 - 1e-4, 1 + 1e-4).mul_(advantage)
+    return torch.minimum(free, clipped, out=clipped).mean().float().neg_()

@@ -119,7 +119,7 @@ TABLE = (
         "route",
         moves=2,
         danceopd=lambda o: ops.route([o.x, o.v, o.u], o.index),
-        eager=lambda o: torch.stack([o.x, o.v, o.u])[o.index, o.rows],
+        eager=rivals.eager_route,
         tuned=rivals.tuned_route,
     ),
     Entry(
@@ -152,7 +152,7 @@ TABLE = (
         moves=2,
         danceopd=lambda o: ops.transition_kl(o.x, o.v, rivals.STD),
         eager=lambda o: (o.x.float() - o.v.float()).square().mean(1) / (2 * rivals.STD**2),
-        tuned=lambda o: rivals.tuned_mse_each(o).mul_(1 / (2 * rivals.STD**2)),
+        tuned=lambda o: rivals.tuned_mse_each(o, 1 / (2 * rivals.STD**2)),
     ),
     Entry(
         "policy_loss",
