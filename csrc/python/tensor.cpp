@@ -219,12 +219,12 @@ Reader::Reader(Caller caller) : caller_(caller) {
   if (level == nullptr || PyLong_AsLong(level) >= 0) throw NotPlain();
 }
 
-Tensor Reader::read_any(PyObject* object, bool index) const {
+Tensor Reader::read_any(PyObject* object, bool index, Gradient gradient) const {
   require_plain_type(object);
   Tensor t;
   t.object = object;
   if (caller_ == Caller::user) {
-    if (is_true(object, torch.get_requires_grad) &&
+    if (gradient == Gradient::refused && is_true(object, torch.get_requires_grad) &&
         checked(PyObject_CallNoArgs(torch.is_grad_enabled)).get() == Py_True) {
       throw NotPlain();
     }
@@ -236,12 +236,12 @@ Tensor Reader::read_any(PyObject* object, bool index) const {
   return t;
 }
 
-Tensor Reader::read(PyObject* object) const {
-  return read_any(object, false);
+Tensor Reader::read(PyObject* object, Gradient gradient) const {
+  return read_any(object, false, gradient);
 }
 
 Tensor Reader::read_index(PyObject* object) const {
-  return read_any(object, true);
+  return read_any(object, true, Gradient::refused);
 }
 
 namespace {
