@@ -1,4 +1,4 @@
-"""Autograd for the losses outside of torch's dispatcher, whose price is several times that of a small loss."""
+"""Autograd for the losses without torch's dispatcher, whose price is several times that of a small loss."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from danceopd.ops import _backend
+from danceopd.ops import _backend, _private
 
 Number = float | torch.Tensor
 _WIDE = (torch.float32, torch.float64)
@@ -28,7 +28,10 @@ def attach(
         loss: of the other operands, its scalar mean or [B]; not yet part of a graph.
         gradient: of the scalar loss with respect to the student where it was made with the loss; it is given
             away in the first backward pass.
-        teacher: as in `velocity_mse`, and so are the rest, as the kernel took them.
+        teacher: as the kernel took it, and so are the rest.
+        uncond: the teacher's velocity without the condition.
+        scale: of the guidance.
+        weight: of the samples; 1 when not given.
     """
     tensors = [t if isinstance(t, torch.Tensor) else None for t in (scale, weight)]
     numbers = (
@@ -55,7 +58,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        plain = not torch.is_grad_enabled() and _backend.takes_native(grad)
+        plain = not torch.is_grad_enabled() and _backend.takes_native(grad) and not _private.batched(grad)
         # Taken out once and for all: whoever receives it may write to it, and a second pass over a retained
         # graph makes another.
         gradient = vars(ctx).pop("gradient", None) if plain else None
