@@ -61,7 +61,8 @@ inline void narrowed(float x, uint16_t& out) {
 }
 
 // A full block of one dtype without guidance or mask, which is what a training loop calls most: conversions
-// in registers and each lane's sum too, where tiles carry both through memory. The same sums in the same order.
+// in registers and each lane's sum too, where tiles carry both through memory. The same sums in the same
+// order.
 template <bool kGradient, class T>
 void mse_full_block(const VelocityMSE<float> op, const T* __restrict s, const T* __restrict t,
                     float* __restrict lane, T* __restrict gradient) {

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from danceopd.ops import _backend, _private
+from danceopd.ops import _backend, _native, _private
 
 Number = float | torch.Tensor
 _WIDE = (torch.float32, torch.float64)
@@ -75,6 +75,18 @@ class _Loss(torch.autograd.Function):
         batch = student.shape[0]
         # The kernel's gradient is that of the mean over samples; undo that mean where there was none.
         each = grad * (batch if grad.ndim else 1) * (w if weight is None else weight)
+        if plain:
+            fast: tuple[torch.Tensor, torch.Tensor] | None = _native.velocity_mse(
+                False,
+                student,
+                teacher,
+                uncond,
+                s if scale is None else scale,
+                each.expand(batch).contiguous(),
+                *(None, 0, 1, 1, 1.0, True),
+            )
+            if fast is not None:
+                return fast[1], None, None, None
         _, to_student = torch.ops.danceopd.velocity_mse_with_grad(
             student, teacher, uncond, s, scale, 1.0, each.expand(batch), None, 1.0
         )

@@ -138,7 +138,7 @@ def precision(std: Number, ref: torch.Tensor) -> Each:
         if number <= 0.0:
             raise ValueError(f"std is {number}; pass a value above 0.")
         return 0.5 / (number * number), None
-    if each.device.type == "cpu" and not torch.compiler.is_compiling() and bool((each <= 0).any()):
+    if each.device.type == "cpu" and not torch.compiler.is_compiling() and each.min().item() <= 0:
         raise ValueError(f"std contains {each[each <= 0][0].item()}; pass values above 0.")
     return 0.0, 0.5 / (each * each)
 
