@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import frexp
 from typing import Any
 
 import torch
@@ -66,7 +67,9 @@ class _Loss(torch.autograd.Function):
             factor = grad.item()
             if factor == 1.0:
                 return gradient, None, None, None
-            if gradient.dtype in _WIDE:
+            # Powers of two, as under gradient accumulation, move bfloat16 without rounding.
+            exact = gradient.dtype == torch.bfloat16 and abs(frexp(factor)[0]) == 0.5
+            if exact or gradient.dtype in _WIDE:
                 return gradient.mul_(factor), None, None, None
         # Made from the operands: a narrow gradient is rounded once, after it was scaled (in float16 the
         # unscaled one may have underflowed), and a graph of this pass refuses to be differentiated.
