@@ -1,6 +1,8 @@
 // The lanes of a reduction block (core/reduce.h) on the CPU.
 #pragma once
 
+#include <cstring>
+
 #include "core/reduce.h"
 #include "cpu/kernels.h"
 
@@ -12,7 +14,8 @@ static_assert(kTile == kLanes, "a tile is one step of a reduction block");
 // Zeroes the lanes that a block with `used` of them reads; sum_of_lanes leaves out most of the rest.
 template <class A>
 void clear_lanes(A* lane, int used) {
-  for (int i = 0; i < (used + kVector) * 2 && i < kLanes; ++i) lane[i] = A(0);
+  const int touched = (used + kVector) * 2 < kLanes ? (used + kVector) * 2 : kLanes;
+  std::memset(lane, 0, sizeof(A) * touched);
 }
 
 // The tree of core/reduce.h. Lanes from `used` on are zero, which lets a short block skip the widest levels:

@@ -1,6 +1,8 @@
 // velocity_mse: loss partials and gradient, tile by tile.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/lanes.h"
 #include "cpu/tile.h"
 #include "ops/velocity_mse.h"
@@ -45,12 +47,62 @@ MseTile<A> choose_mse_tile(bool guided, bool masked, bool gradient) {
   return bodies[4 * guided + 2 * masked + gradient];
 }
 
+inline float widened(float x) {
+  return x;
+}
+inline float widened(uint16_t x) {
+  return bf16_to_float(x);
+}
+inline void narrowed(float x, float& out) {
+  out = x;
+}
+inline void narrowed(float x, uint16_t& out) {
+  out = float_to_bf16(x);
+}
+
+// A full block of one dtype without guidance or mask, which is what a training loop calls most: conversions
+// in registers and each lane's sum too, where tiles carry both through memory. The same sums in the same
+// order.
+template <bool kGradient, class T>
+void mse_full_block(const VelocityMSE<float> op, const T* __restrict s, const T* __restrict t,
+                    float* __restrict lane, T* __restrict gradient) {
+#pragma GCC ivdep
+  for (int i = 0; i < kLanes; ++i) {
+    float sum = 0.0f;
+#pragma GCC unroll 4
+    for (int step = 0; step < kSteps; ++step) {
+      const int j = step * kLanes + i;
+      const float slope = op.apply(widened(s[j]), widened(t[j]), 1.0f, sum);
+      if (kGradient) narrowed(slope, gradient[j]);
+    }
+    lane[i] = sum;
+  }
+}
+
+template <class T>
+void mse_full_block(const VelocityMSEArgs& a, const VelocityMSE<float>& op, int64_t offset, float* lane) {
+  const T* s = static_cast<const T*>(a.student.data) + offset;
+  const T* t = static_cast<const T*>(a.teacher.data) + offset;
+  if (a.gradient == nullptr) {
+    mse_full_block<false, T>(op, s, t, lane, nullptr);
+  } else {
+    mse_full_block<true, T>(op, s, t, lane, static_cast<T*>(a.gradient) + offset);
+  }
+}
+
+// Whether mse_full_block takes the blocks that are full.
+inline bool is_simple(const VelocityMSEArgs& a) {
+  return a.uncond.data == nullptr && a.mask.input.data == nullptr && a.student.dtype == a.teacher.dtype &&
+         (a.student.dtype == DType::f32 || a.student.dtype == DType::bf16);
+}
+
 template <class A>
 void mse_blocks(const VelocityMSEArgs& a, int64_t begin, int64_t end) {
   alignas(64) A s_buffer[kTile], t_buffer[kTile], u_buffer[kTile], m_buffer[kTile], g_buffer[kTile],
       lane[kLanes];
   const bool guided = a.uncond.data != nullptr, masked = a.mask.input.data != nullptr;
   const MseTile<A> body = choose_mse_tile<A>(guided, masked, a.gradient != nullptr);
+  [[maybe_unused]] const bool simple = is_simple(a);
   const int64_t blocks = blocks_per_sample(a.per_sample);
   const double elements = static_cast<double>(a.batch) * static_cast<double>(a.per_sample);
 
@@ -61,6 +113,15 @@ void mse_blocks(const VelocityMSEArgs& a, int64_t begin, int64_t end) {
                                static_cast<A>(2.0 * weight * a.gradient_scale / elements)};
     const int64_t left = a.per_sample - first;
     const int used = static_cast<int>(left < kLanes ? left : kLanes);
+    if constexpr (std::is_same<A, float>::value) {
+      if (simple && left >= kBlock) {
+        const int64_t offset = b * a.per_sample + first;
+        a.student.dtype == DType::f32 ? mse_full_block<float>(a, op, offset, lane)
+                                      : mse_full_block<uint16_t>(a, op, offset, lane);
+        static_cast<A*>(a.partials)[block] = sum_of_lanes(lane, used);
+        continue;
+      }
+    }
     clear_lanes(lane, used);
     for (int64_t i = first; i < first + kBlock && i < a.per_sample; i += kTile) {
       const int n = static_cast<int>(a.per_sample - i < kTile ? a.per_sample - i : kTile);

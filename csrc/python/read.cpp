@@ -42,8 +42,8 @@ Param read_param(const Reader& reader, PyObject* object, const Tensor& like, dou
 
 }  // namespace
 
-Tensor read_first(const Reader& reader, PyObject* object) {
-  Tensor t = reader.read(object);
+Tensor read_first(const Reader& reader, PyObject* object, Gradient gradient) {
+  Tensor t = reader.read(object, gradient);
   require(t.dtype != DType::u8 && (t.dtype != DType::f64 || t.device == kCpu));  // f64 kernels: CPU only
   return t;
 }

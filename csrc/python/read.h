@@ -12,7 +12,7 @@ inline void require(bool plain) {
 }
 
 // The tensor that decides shape, dtype and device of the result.
-Tensor read_first(const Reader& reader, PyObject* object);
+Tensor read_first(const Reader& reader, PyObject* object, Gradient gradient = Gradient::refused);
 Tensor read_like(const Reader& reader, PyObject* object, const Tensor& like, bool same_dtype);
 
 // A number, or a [B] tensor beside the samples. Only values the host can see are checked: reading a CUDA

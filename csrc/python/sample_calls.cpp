@@ -42,9 +42,9 @@ PyObject* route(const Reader& reader, Arguments in) {
 }
 
 // student, teacher, uncond, scale, weight, mask, batch_stride, inner, period, gradient_scale, gradient wanted
-// (or None)
+// (or None). A student that requires grad is taken: Python attaches the gradient to it.
 PyObject* velocity_mse(const Reader& reader, Arguments in) {
-  const Tensor student = read_first(reader, in[0]);
+  const Tensor student = read_first(reader, in[0], Gradient::caller);
   VelocityMSEArgs args = {};
   args.student = student.input();
   args.teacher = read_like(reader, in[1], student, false).input();

@@ -240,12 +240,12 @@ bool is_freed(const Tensor& t, int64_t element_size) {
 
 }  // namespace
 
-Tensor Reader::read_any(PyObject* object, bool index) const {
+Tensor Reader::read_any(PyObject* object, bool index, Gradient gradient) const {
   require_plain_type(object);
   Tensor t;
   t.object = object;
   if (caller_ == Caller::user) {
-    if (is_true(object, torch.get_requires_grad) &&
+    if (gradient == Gradient::refused && is_true(object, torch.get_requires_grad) &&
         checked(PyObject_CallNoArgs(torch.is_grad_enabled)).get() == Py_True) {
       throw NotPlain();
     }
@@ -257,12 +257,12 @@ Tensor Reader::read_any(PyObject* object, bool index) const {
   return t;
 }
 
-Tensor Reader::read(PyObject* object) const {
-  return read_any(object, false);
+Tensor Reader::read(PyObject* object, Gradient gradient) const {
+  return read_any(object, false, gradient);
 }
 
 Tensor Reader::read_index(PyObject* object) const {
-  return read_any(object, true);
+  return read_any(object, true, Gradient::refused);
 }
 
 namespace {

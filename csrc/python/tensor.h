@@ -44,6 +44,9 @@ class Ref {
 // dispatch mode, no function transform, no tangents); torch's dispatcher has dealt with those already.
 enum class Caller { user, dispatcher };
 
+// Whether a tensor of a user's call may require grad: only where the caller sees to the gradient itself.
+enum class Gradient { refused, caller };
+
 // Thrown for any argument the kernels do not take as it is; the caller then returns None, and Python, which
 // finds the words for a wrong argument or converts it, takes over.
 struct NotPlain {};
@@ -75,11 +78,12 @@ class Reader {
   explicit Reader(Caller caller);  // also where the thread's state asks for more than the kernel, see Caller
 
   Caller caller() const { return caller_; }
-  Tensor read(PyObject* object) const;        // a contiguous, non-empty tensor of plain type
+  // A contiguous, non-empty tensor of plain type.
+  Tensor read(PyObject* object, Gradient gradient = Gradient::refused) const;
   Tensor read_index(PyObject* object) const;  // the same, int64; its dtype is left unset
 
  private:
-  Tensor read_any(PyObject* object, bool index) const;
+  Tensor read_any(PyObject* object, bool index, Gradient gradient) const;
 
   Caller caller_;
 };

@@ -123,8 +123,9 @@ def number_or_each(name: str, value: Number | None, ref: torch.Tensor, low: floa
     constant(name, value)
     readable(name, value)
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
-        bad = ~((value >= low) & (value <= high))
-        if bool(bad.any()):
+        least, most = value.aminmax()  # NaN where there is one
+        if not (least.item() >= low and most.item() <= high):
+            bad = ~((value >= low) & (value <= high))
             raise ValueError(
                 f"{name} contains {value[bad].flatten()[0].item()}; pass finite values{_unit(high)}."
             )

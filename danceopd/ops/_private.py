@@ -45,6 +45,8 @@ dispatch_modes: Callable[[], int] = _bound("_C._len_torch_dispatch_stack", _one_
 function_transform: Callable[[], Any] = _bound("_C._functorch.peek_interpreter_stack", _unknown)
 tracing_state: Callable[[], Any] = _bound("_C._get_tracing_state", _unknown)
 raw_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", _no_stream)
+# What `is_grads_batched=True` hands to a backward pass; no transform is at work then.
+batched: Callable[[torch.Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
 forward_ad_names: dict[str, Any] = vars(forward_ad)  # its "_current_level" is -1 outside dual_level()
 
 

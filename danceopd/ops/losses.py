@@ -6,6 +6,7 @@ import torch
 from torch.compiler import is_dynamo_compiling
 
 from danceopd.ops import _backend, _checks, _library, _native, reference  # noqa: F401  (registers the ops)
+from danceopd.ops._attach import attach
 
 Number = float | torch.Tensor
 
@@ -42,11 +43,18 @@ def velocity_mse(
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
     if _backend.native and mask is None and not is_dynamo_compiling():
-        fast: tuple[torch.Tensor, torch.Tensor] | None = _native.velocity_mse(
-            False, student, teacher, uncond, guidance_scale, weight, None, 0, 1, 1, 1.0, None
+        learns = torch.is_grad_enabled() and isinstance(student, torch.Tensor) and student.requires_grad
+        # On the CPU the gradient is made here, while student and teacher are read anyway; on a GPU the
+        # incoming gradient, unknown without waiting, would cost a second pass over it.
+        made = True if learns and student.is_cpu else None
+        fast: tuple[torch.Tensor, torch.Tensor | None] | None = _native.velocity_mse(
+            False, student, teacher, uncond, guidance_scale, weight, None, 0, 1, 1, 1.0, made
         )
         if fast is not None:
-            return fast[0].mean()
+            loss = fast[0].mean()
+            if not learns:
+                return loss
+            return attach(student, loss, fast[1], teacher, uncond, guidance_scale, weight)
     if not _backend.takes_native(student, teacher, uncond, mask):
         return reference.velocity_mse(
             student, teacher, uncond=uncond, guidance_scale=guidance_scale, weight=weight, mask=mask
@@ -88,14 +96,14 @@ def velocity_mse_with_grad(
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
-    if isinstance(student, torch.Tensor) and student.requires_grad:
-        student = student.detach()
     if _backend.native and mask is None and not is_dynamo_compiling():
         fast: tuple[torch.Tensor, torch.Tensor] | None = _native.velocity_mse(
             False, student, teacher, uncond, guidance_scale, weight, None, 0, 1, 1, grad_scale, True
         )
         if fast is not None:
             return fast
+    if isinstance(student, torch.Tensor) and student.requires_grad:
+        student = student.detach()
     if not _backend.takes_native(student, teacher, uncond, mask):
         return reference.velocity_mse_with_grad(
             student,
@@ -134,6 +142,14 @@ def transition_kl(mean: torch.Tensor, teacher_mean: torch.Tensor, std: Number) -
     _checks.beside("mean", mean, teacher_mean=teacher_mean)
     _checks.constant("teacher_mean", teacher_mean)
     weight = _checks.precision(std, mean)
+    if not is_dynamo_compiling():
+        factor = weight[0] if weight[1] is None else weight[1]
+        fast: tuple[torch.Tensor, None] | None = _native.velocity_mse(
+            False, mean, teacher_mean, None, 1.0, factor, None, 0, 1, 1, 1.0, None
+        )
+        if fast is not None:
+            learns = torch.is_grad_enabled() and mean.requires_grad
+            return attach(mean, fast[0], None, teacher_mean, None, 1.0, factor) if learns else fast[0]
     result: torch.Tensor = torch.ops.danceopd.velocity_mse(mean, teacher_mean, None, 1.0, None, *weight, None)
     return result
 
