@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -81,10 +82,11 @@ def run_demo(*, output_dir: Path = Path("runs/demo"), seed: int = 0, prompts: in
     for setting in SETTINGS:
         # What is wrong with the folder is told here, before any file is written.
         make_trainer(setting, output_dir / setting.name, seed).find_start()
-    workers = min(len(SETTINGS), os.cpu_count() or 1)
-    context = multiprocessing.get_context("spawn")
-    with _one_thread(), ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(run_setting, setting, output_dir, seed, prompts) for setting in SETTINGS]
+    pool = ProcessPoolExecutor(
+        len(SETTINGS), mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_sigterm
+    )
+    with _one_thread(), pool:
+        futures = [pool.submit(_work, setting, output_dir, seed, prompts) for setting in SETTINGS]
         try:
             _watch(console, futures, output_dir)
             # A setting that failed first: the other one may train for minutes yet.
@@ -188,6 +190,20 @@ def verdict(setting: Setting, scores: dict[str, Scores]) -> dict[str, Any]:
         "best_other": max(others, key=lambda name: others[name]),
         "beats_all": all(student.mean > mean for mean in others.values()),
     }
+
+
+def _ignore_sigterm() -> None:
+    """Where a worker without work dies of the signal that stops the other, the pool kills that one too."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _work(setting: Setting, output_dir: Path, seed: int, prompts: int) -> dict[str, Any]:
+    """`run_setting` in a worker: SIGTERM ends it as Ctrl-C would."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return run_setting(setting, output_dir, seed, prompts)
+    finally:
+        _ignore_sigterm()
 
 
 @contextmanager
