@@ -202,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         written += report.draw(results, args.out)
     except ModuleNotFoundError as error:
-        console.print(f'no plot: {error.name} is missing; pip install ".[bench]"')
+        console.print(f'no plot: {error.name} is missing; pip install ".[bench]"', markup=False)
     console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
 
 

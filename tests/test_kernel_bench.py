@@ -85,7 +85,7 @@ def test_a_tiny_run_writes_all_its_reports(
     if find_spec("matplotlib"):
         assert out.with_name("run-bfloat16.png").stat().st_size > 10_000
     else:
-        assert "matplotlib is missing" in told
+        assert 'matplotlib is missing; pip install ".[bench]"' in told
 
 
 def test_replays_have_columns_of_their_own() -> None:
