@@ -44,7 +44,7 @@ def measure(num_steps: int, batch_size: int, ground: str, rounds: int) -> dict[s
     full_s, stopped_s, full_n, stopped_n = [], [], 0, 0
     for step in range(rounds + 1):
         slots = plan.step(step)
-        noise = draw_noise([slot.noise_seed for slot in slots], family.sample_shape)
+        noise = draw_noise([slot.noise_seed for slot in slots], family.shape())
         condition = family.encode([rows[slot.row] for slot in slots])
         stop = torch.tensor([slot.query_index for slot in slots])
         start = time.process_time()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from danceopd.families import Example, load_family
-from danceopd.flow import ModelField, SigmaGrid
+from danceopd.flow import GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.sampling import sample
 
 from .flow.toys import SHAPE, Recorder, ToyCondition, ToyModel, predict
@@ -17,15 +17,20 @@ class ToyFamily:
     """Prompts become vectors by their last digit, latents become tiny images."""
 
     device = torch.device("cpu")
-    sample_shape = SHAPE
 
-    def grid(self, num_steps: int) -> SigmaGrid:
+    def shape(self, example: Example) -> tuple[int, ...]:
+        return SHAPE
+
+    def guided(self, field: VelocityField, scale: float) -> VelocityField:
+        return GuidedField(field, scale)
+
+    def grid(self, num_steps: int, shape: tuple[int, ...]) -> SigmaGrid:
         return SigmaGrid.uniform(num_steps)
 
     def encode(self, examples: list[Example]) -> ToyCondition:
         prompt = torch.tensor([[float(example.prompt[-1]) / 5] * 4 for example in examples])
         source = [
-            torch.zeros(4) if e.source is None else e.source.float().mean().expand(4) / 99 for e in examples
+            e.sources[0].float().mean().expand(4) / 99 if e.sources else torch.zeros(4) for e in examples
         ]
         return ToyCondition(prompt, torch.stack(source))
 

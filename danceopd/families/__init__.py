@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from danceopd.families.base import Example, Examples, Family, Student
+from danceopd.families.base import EncodedWhenAsked, Example, Examples, Family, Prepared, Student
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.device import usable_device
 
 __all__ = [
+    "EncodedWhenAsked",
     "Example",
     "Examples",
     "Family",
+    "Prepared",
     "Student",
     "StudentConfig",
     "Teacher",

@@ -20,15 +20,17 @@ class Example:
 
     Args:
         prompt: the caption, or the instruction of an edit.
-        source: uint8 [3, H, W], the image to edit; None for text-to-image.
+        sources: uint8 [3, H, W] each, the images to edit or to refer to; none for text-to-image.
         target: uint8 [3, H, W], what the data says should come out, for methods that learn from data.
         meta: whatever a scorer needs to judge the outcome.
+        size: height and width in pixels of the image to make; the family's choice when None.
     """
 
     prompt: str
-    source: Tensor | None = None
+    sources: tuple[Tensor, ...] = ()
     target: Tensor | None = None
     meta: Any = None
+    size: tuple[int, int] | None = None
 
 
 class Examples(Protocol):
@@ -37,6 +39,46 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int, /) -> Example: ...
+
+
+class Prepared(Protocol):
+    """The rows of a route as a family has encoded them, read by position."""
+
+    def __len__(self) -> int: ...
+
+    def shape(self, row: int, /) -> tuple[int, ...]:
+        """Shape of the row's latent, without the batch; cheap."""
+        ...
+
+    def condition(self, rows: Sequence[int], /) -> Condition:
+        """The condition of some rows, in their order, on the family's device."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncodedWhenAsked:
+    """`Prepared` for a family whose encoding costs next to nothing.
+
+    Args:
+        family: encodes the rows, anew each time.
+        examples: the rows.
+        sample_shape: of every row's latent.
+    """
+
+    family: Family
+    examples: Examples
+    sample_shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def shape(self, row: int, /) -> tuple[int, ...]:
+        """`sample_shape`."""
+        return self.sample_shape
+
+    def condition(self, rows: Sequence[int], /) -> Condition:
+        """The rows, encoded now."""
+        return self.family.encode([self.examples[row] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -68,13 +110,12 @@ class Family(Protocol):
         """Where its fields compute and its conditions live."""
         ...
 
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one latent, without the batch."""
+    def shape(self, example: Example) -> tuple[int, ...]:
+        """Shape of the latent of the image that an example asks for, without the batch."""
         ...
 
-    def grid(self, num_steps: int) -> SigmaGrid:
-        """The noise levels of a rollout of `num_steps` steps, with the family's shift."""
+    def grid(self, num_steps: int, shape: Sequence[int]) -> SigmaGrid:
+        """The noise levels of a rollout of `num_steps` steps, shifted as for latents of `shape`."""
         ...
 
     def data(self, spec: str) -> Examples:
@@ -85,12 +126,20 @@ class Family(Protocol):
         """Prompts and sources as the model's condition, on `device`."""
         ...
 
+    def prepare(self, data: Sequence[Examples], folder: Path) -> Sequence[Prepared]:
+        """Encode every row of every route once, keep what costs much in `folder`, free the encoders."""
+        ...
+
+    def guided(self, field: VelocityField, scale: float) -> VelocityField:
+        """`field` under the family's classifier-free guidance; itself at scale 1."""
+        ...
+
     def teacher(self, teacher: Teacher) -> VelocityField:
         """A frozen field, its guidance scale included."""
         ...
 
-    def student(self, config: StudentConfig) -> Student:
-        """A new student, ready to train."""
+    def student(self, config: StudentConfig, teachers: Sequence[Teacher] = ()) -> Student:
+        """A new student, ready to train; `config.init` may name one of `teachers`."""
         ...
 
     def decode(self, sample: Tensor) -> Tensor:

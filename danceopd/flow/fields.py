@@ -17,6 +17,10 @@ Predict = Callable[[Any, Tensor, Tensor, Any], Tensor]
 """``predict(model, sample, sigma, condition) -> velocity``: one family's model under the sigma contract."""
 
 
+Combine = Callable[[Tensor, Tensor, float], Tensor]
+"""``combine(uncond, cond, scale) -> velocity``: what classifier-free guidance makes of its two branches."""
+
+
 class VelocityField(Protocol):
     """A velocity over the flow state space, v(x, sigma, c)."""
 
@@ -52,10 +56,12 @@ class GuidedField:
     Args:
         field: the field to guide.
         scale: 1 is the plain conditional field and costs one forward of the batch itself.
+        combine: ``combine(uncond, cond, scale) -> velocity`` of a family whose guidance is not this formula.
     """
 
     field: VelocityField
     scale: float
+    combine: Combine = ops.guide
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale):
@@ -76,7 +82,12 @@ class GuidedField:
     def __call__(self, sample: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Guided velocity [B, ...]; see `VelocityField`."""
         cond, uncond = self.branches(sample, sigma, condition)
-        return cond if uncond is None else ops.guide(uncond, cond, self.scale)
+        return cond if uncond is None else self.combine(uncond, cond, self.scale)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether guidance may be folded into a linear step or loss."""
+        return self.combine is ops.guide
 
 
 @dataclass(frozen=True)

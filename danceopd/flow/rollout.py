@@ -85,7 +85,7 @@ def _descend(
 def _step(
     field: VelocityField, sample: Tensor, sigma: Tensor, condition: Condition, here: float, there: float
 ) -> Tensor:
-    if isinstance(field, GuidedField):
+    if isinstance(field, GuidedField) and field.is_linear:
         velocity, uncond = field.branches(sample, sigma, condition)
         return ops.euler_step(sample, velocity, here, there, uncond=uncond, guidance_scale=field.scale)
     return ops.euler_step(sample, field(sample, sigma, condition), here, there)

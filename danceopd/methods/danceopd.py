@@ -55,6 +55,7 @@ def update(
     *,
     micro_batch_size: int | None = None,
     rollout_batch_size: int | None = None,
+    samples_per_update: int | None = None,
 ) -> UpdateResult:
     """Add the gradient of one update's mean loss to the student's parameters; stepping is left to the caller.
 
@@ -66,6 +67,7 @@ def update(
         micro_batch_size: samples per forward and backward of the student at most, None for all; it changes
             memory and not the gradient.
         rollout_batch_size: samples per forward of the rollout at most, None for all.
+        samples_per_update: what the mean loss is a mean over, where `batch` is only a part of the update.
     """
     if int(batch.query_index.max()) >= grid.num_steps:
         raise ValueError(
@@ -81,14 +83,20 @@ def update(
     # In the order of their routes: a micro batch then meets as few teachers as can be.
     order = torch.argsort(batch.route, stable=True).cpu()
     for rows in order.split(micro_batch_size or len(order)):
-        loss[rows] = match(student, teachers, batch, states, rows)
+        share = len(rows) / (samples_per_update or len(order))
+        loss[rows] = match(student, teachers, batch, states, rows, share)
     return UpdateResult(loss, states.sigma, states.forwards)
 
 
 def match(
-    student: VelocityField, teachers: Sequence[VelocityField], batch: Batch, states: Rollout, rows: Tensor
+    student: VelocityField,
+    teachers: Sequence[VelocityField],
+    batch: Batch,
+    states: Rollout,
+    rows: Tensor,
+    share: float,
 ) -> Tensor:
-    """Backward of ``sum over rows of mean (v_student(x_i) - v_m(x_i))^2``, divided by S.
+    """Backward of `share` times the mean over `rows` of ``mean (v_student(x_i) - v_m(x_i))^2``.
 
     Teachers are asked on the student's own micro batch and not on a larger one, free of the rounding of
     another batch size. So a student that is its teacher has a loss of exactly 0 and stays as it is, on two
@@ -101,6 +109,7 @@ def match(
         batch: the S samples of the update.
         states: their queried states x_i.
         rows: int64 [R] on the CPU, the samples to match now.
+        share: of these rows among all samples of the update.
 
     Returns:
         fp32 [R], each row's own loss.
@@ -109,7 +118,6 @@ def match(
     with torch.no_grad():
         target = routed_velocity(teachers, batch.route[rows], sample, sigma, condition)
     velocity = student(sample, sigma, condition)
-    share = len(rows) / len(batch.route)
     loss, gradient = ops.velocity_mse_with_grad(velocity, target, grad_scale=share)
     velocity.backward(gradient)
     return loss

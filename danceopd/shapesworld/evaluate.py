@@ -114,7 +114,7 @@ def evaluate(
             family,
             field,
             [example.prompt for example in examples],
-            sources=[example.source for example in examples],
+            sources=[example.sources for example in examples],
             num_steps=num_steps,
             guidance_scale=guidance_scale,
             seed=seed,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from danceopd.families.base import Example, Student
+from danceopd.families.base import EncodedWhenAsked, Example, Examples, Student
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.methods import add_differences
@@ -38,7 +38,7 @@ def as_example(task: Task) -> Example:
     """A task as a row: its prompt, its source and target as uint8 [3, 16, 16], and itself as `meta`."""
     scenes = [task.target] if task.source is None else [task.target, task.source]
     images = to_pixels(render(scenes))
-    return Example(task.prompt, images[1] if task.source is not None else None, images[0], task)
+    return Example(task.prompt, (images[1],) if task.source is not None else (), images[0], task)
 
 
 class TaskExamples:
@@ -67,7 +67,6 @@ class ShapesWorldFamily:
     """
 
     name = "shapesworld"
-    sample_shape = (CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
 
     def __init__(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
         self.dtype = dtype
@@ -76,7 +75,11 @@ class ShapesWorldFamily:
         self._fields: dict[tuple[Fingerprint, Fingerprint | None, float], AdapterField] = {}
         self._adapter_numbers = count()
 
-    def grid(self, num_steps: int) -> SigmaGrid:
+    def shape(self, example: Example | None = None) -> tuple[int, ...]:
+        """Every image of this world has the same size."""
+        return CHANNELS, IMAGE_SIZE, IMAGE_SIZE
+
+    def grid(self, num_steps: int, shape: Sequence[int] = ()) -> SigmaGrid:
         """The uniform grid: images this small need no shift."""
         return SigmaGrid.uniform(num_steps)
 
@@ -94,10 +97,21 @@ class ShapesWorldFamily:
         """Words and sources of a batch, on the family's device.
 
         Raises:
-            ValueError: an unknown word, too many words, or a source of another size or dtype.
+            ValueError: an unknown word, too many words, or a source of another size or dtype, or several.
         """
-        sources = [None if example.source is None else from_pixels(example.source) for example in examples]
+        for example in examples:
+            if len(example.sources) > 1:
+                raise ValueError(f"sources holds {len(example.sources)} images, but ShapesWorld edits one.")
+        sources = [from_pixels(example.sources[0]) if example.sources else None for example in examples]
         return ShapesCondition.from_prompts([example.prompt for example in examples], sources).to(self.device)
+
+    def prepare(self, data: Sequence[Examples], folder: Path) -> list[EncodedWhenAsked]:
+        """Nothing to do ahead: words are looked up in a table, and images are their own latents."""
+        return [EncodedWhenAsked(self, examples, self.shape()) for examples in data]
+
+    def guided(self, field: VelocityField, scale: float) -> VelocityField:
+        """`field` under classifier-free guidance; itself at scale 1."""
+        return field if scale == 1.0 else GuidedField(field, scale)
 
     def decode(self, sample: Tensor) -> Tensor:
         """Samples [B, 3, 16, 16] as uint8 images."""
@@ -140,9 +154,9 @@ class ShapesWorldFamily:
                 "is one file; name that file as lora."
             )
         field = self.field(teacher.checkpoint or "base", lora=teacher.lora, scale=teacher.scale)
-        return field if teacher.guidance_scale == 1.0 else GuidedField(field, teacher.guidance_scale)
+        return self.guided(field, teacher.guidance_scale)
 
-    def student(self, config: StudentConfig) -> Student:
+    def student(self, config: StudentConfig, teachers: Sequence[Teacher] = ()) -> Student:
         """A student that starts at `config.init`: all of its weights, or a LoRA on them.
 
         Raises:

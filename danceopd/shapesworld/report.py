@@ -49,7 +49,7 @@ def draw_pictures(
         for number, category in _spread(GROUNDS[ground], rows_per_ground)
     ]
     examples = [as_example(task) for task in tasks]
-    prompts, sources = [e.prompt for e in examples], [e.source for e in examples]
+    prompts, sources = [e.prompt for e in examples], [next(iter(e.sources), None) for e in examples]
     images = {
         n: sample(family, f, prompts, sources=sources, num_steps=8, seed=seed) for n, f in fields.items()
     }

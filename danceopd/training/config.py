@@ -145,6 +145,11 @@ class TrainConfig:
         lt=1.0,
         description="Keep and export a running mean of the weights; null for none.",
     )
+    cache_dir: Text | None = Field(
+        default=None,
+        description="Folder of encoded prompts and source images; several runs may share one. "
+        "A folder in output_dir when not given.",
+    )
     seed: Integer = Field(default=0, ge=0, lt=2**63, description="Seed of everything drawn in the run.")
     save_every: Integer = Field(default=500, ge=1, description="Updates between two checkpoints.")
     keep_checkpoints: Integer = Field(

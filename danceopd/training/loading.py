@@ -58,7 +58,7 @@ def load_student(run: str | Path, *, device: torch.device | str | None = None) -
         )
     checkpoint = load_checkpoint(checkpoints[-1])
     family = load_family(config.family, dtype=getattr(torch, config.dtype), device=device or config.device)
-    student = family.student(config.student)
+    student = family.student(config.student, config.teachers)
     TrainedWeights(student.module, config).load(checkpoint.ema or checkpoint.student, {})
     student.module.requires_grad_(False)
     return LoadedStudent(family, student.field, checkpoint.step, config)

@@ -16,11 +16,20 @@ from danceopd.training.config import as_mapping
 from danceopd.training.config_file import load_run_config
 from danceopd.training.errors import CheckpointError
 
+CACHE: Final = "cache"
 CHECKPOINTS: Final = "checkpoints"
 METRICS: Final = "metrics.jsonl"
 CONFIG: Final = "config.yaml"
 
-_MAY_CHANGE: Final = {"output_dir", "progress", "save_every", "keep_checkpoints", "log_every", "device"}
+_MAY_CHANGE: Final = {
+    "output_dir",
+    "progress",
+    "save_every",
+    "keep_checkpoints",
+    "log_every",
+    "device",
+    "cache_dir",
+}
 
 
 def find_start(folder: Path, run: Mapping[str, Any], resume: bool | str | Path) -> Checkpoint | None:

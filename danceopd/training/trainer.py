@@ -13,11 +13,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from danceopd.families import Family, Teacher
-from danceopd.flow import GuidedField
+import torch
+
+from danceopd.families import Family, Prepared, Teacher
 from danceopd.methods import UpdateResult, update
 from danceopd.settings import ConfigError
-from danceopd.training.batch import build_batch
+from danceopd.training.batch import build_batches
 from danceopd.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
 from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes
 from danceopd.training.config_file import write_config
@@ -27,6 +28,7 @@ from danceopd.training.metrics import MetricsFile
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
 from danceopd.training.run_folder import (
+    CACHE,
     CHECKPOINTS,
     CONFIG,
     METRICS,
@@ -95,25 +97,22 @@ class DanceOPDTrainer:
         names = [teacher.name for teacher in asked]
         self.teacher_of_route = [names.index(route.teacher) for route in routes]
         with seeded(config.seed, _INITIAL_VALUES, device=family.device):
-            self.student = family.student(config.student)
+            self.student = family.student(config.student, teachers)
             self.teachers = [family.teacher(teacher) for teacher in asked]
         self.weights = TrainedWeights(self.student.module, config)
         self.mean = RunningMean(self.weights.masters, config.ema_decay) if config.ema_decay else None
-        self._field = self.student.field
-        if config.student_guidance_scale != 1.0:
-            self._field = GuidedField(self._field, config.student_guidance_scale)
-
-        self.grid = family.grid(config.num_rollout_steps)
+        self._field = family.guided(self.student.field, config.student_guidance_scale)
         self.plan = Plan(
             seed=config.seed,
             route_weights=tuple(route.weight for route in routes),
             route_sizes=tuple(len(rows) for rows in self.data),
             query=config.query.law,
-            num_steps=self.grid.num_steps,
+            num_steps=config.num_rollout_steps,
             drop_probability=config.drop_condition,
             slots_per_rank=config.samples_per_update,
         )
         self.run = self._describe(teachers, routes)
+        self.prepared: Sequence[Prepared] = ()
         self.step = 0
         self._saved_step = 0
         self._between_updates = True
@@ -153,6 +152,7 @@ class DanceOPDTrainer:
                     "this trainer has trained already and its checkpoints are gone: make a new trainer."
                 )
             write_config(self.run, self.output_dir / CONFIG)
+            self.prepare()
             prune_checkpoints(self.output_dir / CHECKPOINTS, self.config.keep_checkpoints)
             metrics = stack.enter_context(MetricsFile(self.output_dir / METRICS, self.step))
             stop = stack.enter_context(GracefulStop())
@@ -161,6 +161,12 @@ class DanceOPDTrainer:
                 return TrainResult(self.step, self.output_dir, None, stop.signal)
             exported = export_whole(self.output_dir, self._export)
         return TrainResult(self.step, self.output_dir, exported, None)
+
+    def prepare(self) -> None:
+        """Encode the rows of all routes, once; `train` does it where it was not done."""
+        if not self.prepared:
+            folder = Path(self.config.cache_dir or self.output_dir / CACHE)
+            self.prepared = self.family.prepare(self.data, folder)
 
     def _loop(self, metrics: MetricsFile, stop: GracefulStop) -> None:
         config = self.config
@@ -186,14 +192,7 @@ class DanceOPDTrainer:
         self.weights.discard_gradients()  # an update that failed half way may have left some
         slots = self.plan.step(self.step)
         with seeded(self.config.seed, _UPDATE, self.step, device=self.family.device):
-            result = update(
-                self._field,
-                self.teachers,
-                build_batch(slots, self.family, self.data, self.teacher_of_route),
-                self.grid,
-                micro_batch_size=self.config.batch_size,
-                rollout_batch_size=self.config.rollout_batch_size,
-            )
+            result = self._gradient(slots)
         rate, norm = learning_rate(self.step, self.config), self.weights.clip(self.config.max_grad_norm)
         line = {**self._describe_update(slots, result), "grad_norm": norm, "learning_rate": rate}
         self._check_finite(line)
@@ -203,6 +202,24 @@ class DanceOPDTrainer:
             self.mean.update(self.weights.masters, self.step)
         seconds = time.perf_counter() - began
         return {**line, "time": {"seconds": seconds, "samples_per_second": len(slots) / seconds}}
+
+    def _gradient(self, slots: Sequence[SlotPlan]) -> UpdateResult:
+        """Add the gradient of the update's mean loss, one shape of latents after the other."""
+        loss, sigma, forwards = torch.empty(len(slots)), torch.empty(len(slots)), 0
+        steps = self.config.num_rollout_steps
+        for part in build_batches(slots, self.family, self.prepared, self.teacher_of_route, steps):
+            result = update(
+                self._field,
+                self.teachers,
+                part.batch,
+                part.grid,
+                micro_batch_size=self.config.batch_size,
+                rollout_batch_size=self.config.rollout_batch_size,
+                samples_per_update=len(slots),
+            )
+            loss[part.slots], sigma[part.slots] = result.loss.cpu(), result.sigma.cpu()
+            forwards += result.forwards
+        return UpdateResult(loss, sigma, forwards)
 
     def _describe_update(self, slots: Sequence[SlotPlan], result: UpdateResult) -> dict[str, Any]:
         losses = result.loss.tolist()

@@ -27,7 +27,7 @@ LORA: dict[str, Any] = {
 def velocity(family: ShapesWorldFamily, field: VelocityField) -> Tensor:
     """The field on two captions and two edits."""
     examples = [family.data("t2i")[0], family.data("edit")[0], family.data("t2i")[1], family.data("edit")[5]]
-    sample = torch.randn(4, *family.sample_shape, generator=torch.Generator().manual_seed(0))
+    sample = torch.randn(4, *family.shape(), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return field(sample, torch.tensor([1.0, 0.7, 0.4, 0.1]), family.encode(examples))
 
@@ -62,16 +62,16 @@ def write_lora(family: ShapesWorldFamily, folder: Path, *, init: str = "base", s
 def test_the_family_is_known_by_name() -> None:
     family = load_family("shapesworld", dtype=torch.bfloat16)
     assert isinstance(family, ShapesWorldFamily)
-    assert (family.name, family.dtype, family.sample_shape) == ("shapesworld", torch.bfloat16, (3, 16, 16))
+    assert (family.name, family.dtype, family.shape()) == ("shapesworld", torch.bfloat16, (3, 16, 16))
     assert family.grid(4).values == (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 def test_rows_hold_prompt_source_target_and_task(family: ShapesWorldFamily) -> None:
     caption, edit = family.data("t2i")[3], family.data("edit")[3]
-    assert caption.source is None and caption.target is not None
-    assert edit.source is not None and edit.target is not None
-    assert edit.source.dtype == torch.uint8 and edit.source.shape == (3, 16, 16)
-    assert not torch.equal(edit.source, edit.target)
+    assert not caption.sources and caption.target is not None
+    (source,) = edit.sources
+    assert edit.target is not None and source.dtype == torch.uint8 and source.shape == (3, 16, 16)
+    assert not torch.equal(source, edit.target)
     assert (edit.meta.prompt, edit.meta.category) == (edit.prompt, "colour-alter")
     assert len(family.data("local")) == 2**31
 
@@ -80,7 +80,7 @@ def test_encode_and_decode(family: ShapesWorldFamily) -> None:
     edit = family.data("edit")[0]
     condition = family.encode([edit, family.data("t2i")[0]])
     assert condition.has_source.tolist() == [True, False]
-    assert torch.equal(family.decode(condition.source)[0], edit.source)
+    assert torch.equal(family.decode(condition.source)[0], edit.sources[0])
 
 
 @pytest.mark.parametrize("student", [{}, {"init": "global"}, LORA], ids=["full", "full-from-expert", "lora"])

@@ -137,7 +137,11 @@ def test_dropped_conditions_change_what_the_student_sees(make_trainer: MakeTrain
     make_trainer(output_dir=tmp_path / "dropped", drop_condition=1.0).train()
     trainer = make_trainer(output_dir=tmp_path / "half", drop_condition=0.5)
     slots = trainer.plan.step(0)
-    batch = trainer_module.build_batch(slots, trainer.family, trainer.data, trainer.teacher_of_route)
+    trainer.prepare()
+    (part,) = trainer_module.build_batches(
+        slots, trainer.family, trainer.prepared, trainer.teacher_of_route, trainer.plan.num_steps
+    )
+    batch = part.batch
     zero = (batch.condition.embedding == 0).all(dim=1).tolist()  # type: ignore[attr-defined]
     assert zero == [slot.drop for slot in slots]
     assert comparable(tmp_path / "kept")[0]["loss"] != comparable(tmp_path / "dropped")[0]["loss"]

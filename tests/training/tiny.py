@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from danceopd.families import Example, Student
+from danceopd.families import EncodedWhenAsked, Example, Examples, Student
 from danceopd.flow import GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.training import StudentConfig, Teacher
 
@@ -76,12 +76,14 @@ class TinyFamily:
 
     name = "tiny"
     device = torch.device("cpu")
-    sample_shape = SHAPE
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
 
-    def grid(self, num_steps: int) -> SigmaGrid:
+    def shape(self, example: Example) -> tuple[int, ...]:
+        return SHAPE
+
+    def grid(self, num_steps: int, shape: Sequence[int]) -> SigmaGrid:
         return SigmaGrid.uniform(num_steps)
 
     def data(self, spec: str) -> Numbers:
@@ -93,13 +95,19 @@ class TinyFamily:
         numbers = torch.tensor([[float(example.prompt) + 1.0] for example in examples])
         return TinyCondition(torch.sin(numbers * torch.arange(1.0, 5.0)))
 
+    def prepare(self, data: Sequence[Examples], folder: Path) -> list[EncodedWhenAsked]:
+        return [EncodedWhenAsked(self, examples, SHAPE) for examples in data]
+
+    def guided(self, field: VelocityField, scale: float) -> VelocityField:
+        return field if scale == 1.0 else GuidedField(field, scale)
+
     def teacher(self, teacher: Teacher) -> VelocityField:
         if teacher.checkpoint == "nan":
             return lambda sample, sigma, condition: torch.full_like(sample, float("nan"))
         field = ModelField(self._net(teacher.checkpoint).requires_grad_(False), _predict)
-        return field if teacher.guidance_scale == 1.0 else GuidedField(field, teacher.guidance_scale)
+        return self.guided(field, teacher.guidance_scale)
 
-    def student(self, config: StudentConfig) -> Student:
+    def student(self, config: StudentConfig, teachers: Sequence[Teacher] = ()) -> Student:
         net = self._net(None if config.init == "base" else config.init)
 
         def export(directory: Path, parameters: Mapping[str, Tensor]) -> Path:
