@@ -163,7 +163,9 @@ def train(
             "drop one of them."
         )
     run = load_run_config(config, overrides or ())
-    family = load_family(run.family, dtype=getattr(torch, run.dtype), device=run.device)
+    family = load_family(
+        run.family, dtype=getattr(torch, run.dtype), device=run.device, resolution=run.resolution
+    )
     trainer = DanceOPDTrainer(family=family, teachers=run.teachers, routes=run.routes, config=run)
     result = trainer.train(resume=resume_from or resume)
     if result.stopped_by is not None:

@@ -45,7 +45,9 @@ routes:
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A config file whose family is the tiny one."""
 
-    def load_family(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> TinyFamily:
+    def load_family(
+        name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu", resolution: int | None = None
+    ) -> TinyFamily:
         if name != "tiny":
             raise ValueError(f"family must be tiny, but got '{name}'; name that one.")
         assert usable_device(device) == torch.device("cpu")

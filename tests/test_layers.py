@@ -24,6 +24,7 @@ LAYERS = (
     ("danceopd.training",),
     ("danceopd.families",),  # load_family, which knows every family
     ("danceopd.shapesworld",),
+    ("danceopd.data",),
     ("danceopd.sampling",),
     (
         "danceopd.families.base",

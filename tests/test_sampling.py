@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from danceopd.families import Example, load_family
+from danceopd.families import Example
 from danceopd.flow import GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.sampling import sample
 
@@ -86,8 +86,3 @@ def test_bad_input_is_refused() -> None:
         sample(FAMILY, FIELD, PROMPTS, batch_size=0)
     with pytest.raises(ValueError, match="num_steps must be at least 1, but got 0"):
         sample(FAMILY, FIELD, PROMPTS, num_steps=0)
-
-
-def test_an_unknown_family_is_refused() -> None:
-    with pytest.raises(ValueError, match="family must be one of: shapesworld; but got 'shapewold'"):
-        load_family("shapewold")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from danceopd.families.base import EncodedWhenAsked, Example, Examples, Family, Prepared, Student
@@ -23,22 +25,42 @@ __all__ = [
 
 
 def load_family(
-    path_or_name: str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    path_or_name: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    resolution: int | None = None,
 ) -> Family:
-    """The model family behind a name or a path.
+    """The model family behind a checkpoint, or ``"shapesworld"``, the miniature world that ships with the
+    package.
+
+    The index of the checkpoint says which family it is; its weights are read when they are needed.
 
     Args:
-        path_or_name: ``"shapesworld"``, the miniature world that ships with the package.
+        path_or_name: a folder in diffusers' layout, a repository of the Hugging Face Hub, or
+            ``"shapesworld"``.
         dtype: of the models' weights and activations.
         device: where the models run: cpu, cuda or cuda:N.
+        resolution: side of a square image in pixels, whose area other aspect ratios keep; 1024 when None.
 
     Raises:
-        ValueError: if no family is known by that name, or the device is not here.
+        ValueError: no checkpoint is there, its family is not known, or the device is not here.
     """
     device = usable_device(device)
     if path_or_name == "shapesworld":
         # Only the family that is asked for costs its imports.
         from danceopd.shapesworld.family import ShapesWorldFamily
 
+        if resolution is not None:
+            raise ValueError(
+                f"resolution={resolution} cannot be set for ShapesWorld, which has one size: drop it."
+            )
         return ShapesWorldFamily(dtype=dtype, device=device)
-    raise ValueError(f"family must be one of: shapesworld; but got {path_or_name!r}, so name one of these.")
+    from danceopd.families.checkpoint import Checkpoint
+    from danceopd.families.pretrained import PretrainedFamily
+    from danceopd.families.registry import conventions_of
+
+    checkpoint = Checkpoint(path_or_name)
+    return PretrainedFamily(
+        checkpoint, conventions_of(checkpoint), dtype=dtype, device=device, resolution=resolution or 1024
+    )

@@ -118,8 +118,13 @@ class Family(Protocol):
         """The noise levels of a rollout of `num_steps` steps, shifted as for latents of `shape`."""
         ...
 
-    def data(self, spec: str) -> Examples:
-        """The rows behind a route's `data`, a file or a named set; the error for an unknown one lists all."""
+    def data(
+        self, spec: str, *, route: str | None = None, columns: Mapping[str, str] | None = None
+    ) -> Examples:
+        """The rows behind a route's `data`, a file or a named set, checked as far as that needs no model.
+
+        Of rows that name routes only those of `route` count; `columns` are other names of a file's columns.
+        """
         ...
 
     def encode(self, examples: Sequence[Example]) -> Condition:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
-from danceopd.settings import Integer, Number, Text, settings
+from danceopd.settings import Flag, Integer, Number, Text, settings
 
 _RANK: Final = 16
 
@@ -35,6 +36,20 @@ class Teacher:
     guidance_scale: Number = Field(
         default=1.0, ge=0.0, le=100.0, description="Classifier-free guidance of the teacher; 1 is none."
     )
+    guidance_vector: Number | None = Field(
+        default=None,
+        ge=0.0,
+        le=100.0,
+        description="Guidance that a guidance-distilled model takes as an input (FLUX.1-dev, FLUX.2); the "
+        "family's usual value when not given.",
+    )
+    offload: Flag = Field(
+        default=False, description="Keep the checkpoint's weights on the CPU while another teacher is asked."
+    )
+    quantization: Literal["int8"] | None = Field(
+        default=None,
+        description="Hold the checkpoint's linear layers in 8 bits; None keeps them as they are.",
+    )
 
     @model_validator(mode="after")
     def _lora_keys_need_a_lora(self) -> Teacher:
@@ -42,6 +57,12 @@ class Teacher:
             raise ValueError(
                 f"teacher '{self.name}' has weight_name={self.weight_name!r} but no lora: name the lora too."
             )
+        for key in ("offload", "quantization"):
+            if getattr(self, key) and self.checkpoint is None:
+                raise ValueError(
+                    f"teacher '{self.name}' has {key}={getattr(self, key)!r} but no checkpoint of its own: "
+                    "the base is shared with the student; name a checkpoint, or drop the key."
+                )
         if self.lora is None and self.scale != 1.0:
             raise ValueError(
                 f"teacher '{self.name}' has scale={self.scale} but no lora to scale: name the lora too."
@@ -73,8 +94,9 @@ class StudentConfig:
         description="Start of the student: 'base', or a checkpoint or LoRA (path or known name); or several "
         "with factors, whose differences from the base are added to it: {local: 1.0, global: 0.5}.",
     )
-    kind: Literal["full", "lora"] = Field(
-        default="full", description="Train all weights, or a LoRA on frozen ones."
+    kind: Literal["auto", "full", "lora"] = Field(
+        default="auto",
+        description="Train all weights, or a LoRA on frozen ones; auto: a LoRA, but all of ShapesWorld's.",
     )
     rank: Integer = Field(default=_RANK, ge=1, le=4096, description="Rank of the LoRA.")
     alpha: Number | None = Field(
@@ -87,6 +109,24 @@ class StudentConfig:
         min_length=1,
         description="Module names that get a LoRA; the family's choice when not given.",
     )
+
+    guidance_vector: Number | None = Field(
+        default=None,
+        ge=0.0,
+        le=100.0,
+        description="As the teachers' guidance_vector: what the student is trained, and later sampled, with.",
+    )
+    gradient_checkpointing: Flag = Field(
+        default=False, description="Recompute activations in the backward pass: less memory, more time."
+    )
+
+    def settled(self, usual: Literal["full", "lora"]) -> StudentConfig:
+        """The same with a kind that is not auto: `usual` where it was.
+
+        Raises:
+            ConfigError: a key is set that is for the other kind.
+        """
+        return self if self.kind != "auto" else dataclasses.replace(self, kind=usual)
 
     @model_validator(mode="after")
     def _lora_keys_need_a_lora(self) -> StudentConfig:

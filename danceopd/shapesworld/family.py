@@ -83,12 +83,16 @@ class ShapesWorldFamily:
         """The uniform grid: images this small need no shift."""
         return SigmaGrid.uniform(num_steps)
 
-    def data(self, spec: str) -> TaskExamples:
+    def data(
+        self, spec: str, *, route: str | None = None, columns: Mapping[str, str] | None = None
+    ) -> TaskExamples:
         """Training rows of a ground: t2i, local, global or edit.
 
         Raises:
-            ValueError: `spec` names none of them.
+            ValueError: `spec` names none of them, or `columns` are given.
         """
+        if columns is not None:
+            raise ValueError(f"columns cannot be renamed in ShapesWorld's data {spec!r}: drop the key.")
         if spec not in GROUNDS:
             raise ValueError(f"data {spec!r} is unknown to ShapesWorld; choose one of {', '.join(GROUNDS)}.")
         return TaskExamples(TaskSet(spec, "train"))
@@ -153,6 +157,12 @@ class ShapesWorldFamily:
                 f"teacher {teacher.name!r} has weight_name={teacher.weight_name!r}, but a LoRA of this world "
                 "is one file; name that file as lora."
             )
+        for key in ("guidance_vector", "offload", "quantization"):
+            if getattr(teacher, key):
+                raise ValueError(
+                    f"teacher {teacher.name!r} has {key}={getattr(teacher, key)!r}, which is for large "
+                    "models, not for ShapesWorld's: drop it."
+                )
         field = self.field(teacher.checkpoint or "base", lora=teacher.lora, scale=teacher.scale)
         return self.guided(field, teacher.guidance_scale)
 
@@ -162,6 +172,10 @@ class ShapesWorldFamily:
         Raises:
             ValueError: as `field`, or `config.targets` names no layer, or a LoRA is to start from a merge.
         """
+        config = config.settled("full")
+        for key in ("guidance_vector", "gradient_checkpointing"):
+            if getattr(config, key):
+                raise ValueError(f"student.{key} is for large models, not for ShapesWorld's: drop it.")
         if isinstance(config.init, str):
             model = self.full_model(config.init)
             return (

@@ -35,6 +35,10 @@ class Route:
 
     teacher: Text = Field(kw_only=False, description="Name of one of the run's teachers.")
     data: Text = Field(description="Rows of the route: a file, or a set the family knows by name.")
+    columns: dict[Text, Text] | None = Field(
+        default=None,
+        description="Other names of the data's columns: {prompt: caption} reads the prompts from 'caption'.",
+    )
     weight: Number = Field(
         default=1.0,
         gt=0.0,
@@ -192,6 +196,11 @@ class RunConfig(TrainConfig):
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="Precision of the forward passes; what trains is always kept in float32.",
+    )
+    resolution: Integer | None = Field(
+        default=None,
+        ge=16,
+        description="Side of a square image in pixels; other shapes keep its area; 1024 when not given.",
     )
     device: Text = Field(default="cpu", description="Device of the run: cpu, cuda or cuda:N.")
 

@@ -57,7 +57,12 @@ def load_student(run: str | Path, *, device: torch.device | str | None = None) -
             f"the run '{folder}' has no checkpoint yet: train it first, or save more often."
         )
     checkpoint = load_checkpoint(checkpoints[-1])
-    family = load_family(config.family, dtype=getattr(torch, config.dtype), device=device or config.device)
+    family = load_family(
+        config.family,
+        dtype=getattr(torch, config.dtype),
+        device=device or config.device,
+        resolution=config.resolution,
+    )
     student = family.student(config.student, config.teachers)
     TrainedWeights(student.module, config).load(checkpoint.ema or checkpoint.student, {})
     student.module.requires_grad_(False)

@@ -85,7 +85,7 @@ class DanceOPDTrainer:
         self.config = config
         self.output_dir = Path(config.output_dir)
         self.route_names = _route_names(routes)
-        self.data = [family.data(route.data) for route in routes]
+        self.data = [family.data(route.data, route=route.teacher, columns=route.columns) for route in routes]
         for route, rows in zip(routes, self.data, strict=True):
             if not len(rows):
                 raise ConfigError(

@@ -89,7 +89,7 @@ def test_overrides_reach_mappings_and_lists(run_file: Path) -> None:
         ("drop_condition=1.5", ["drop_condition must be at most 1.0, got 1.5"]),
         ("ema_decay=1", ["ema_decay must be less than 1.0, got 1"]),
         ("progress=1", ["progress must be true or false, got 1"]),
-        ("student.kind=ful", ["student.kind must be 'full' or 'lora', got 'ful'"]),
+        ("student.kind=ful", ["student.kind must be 'auto', 'full' or 'lora', got 'ful'"]),
         ("student=lora", ["student must be a mapping of keys to values, got 'lora'"]),
         ("student.targets=[]", ["student.targets must be a list of at least 1, got []"]),
         ("query=lwo", ["query 'lwo' is unknown", "did you mean 'low'?"]),
@@ -100,9 +100,15 @@ def test_overrides_reach_mappings_and_lists(run_file: Path) -> None:
         ("student.init=3", ["student.init must be a name, or a mapping of names to factors, got 3"]),
         ("student.init={a: b}", ["student.init must be a name, or a mapping", "got {'a': 'b'}"]),
         ("student.init={}", ["student.init must be a name, or a mapping", "got {}"]),
-        ("student.rank=4", ["student.rank=4 is for a LoRA", "student.kind is 'full'", "set that to 'lora'"]),
-        ("student.alpha=4", ["student.alpha=4.0 is for a LoRA", "leave alpha out"]),
-        ("student.targets=[to_q]", ["student.targets=['to_q'] is for a LoRA", "leave targets out"]),
+        (
+            "student={kind: full, rank: 4}",
+            ["student.rank=4 is for a LoRA", "student.kind is 'full'", "set that to 'lora'"],
+        ),
+        ("student={kind: full, alpha: 4.0}", ["student.alpha=4.0 is for a LoRA", "leave alpha out"]),
+        (
+            "student={kind: full, targets: [to_q]}",
+            ["student.targets=['to_q'] is for a LoRA", "leave targets out"],
+        ),
         ("output_dir=3", ["output_dir must be the path of a folder, got 3"]),
         ("family=", ["family must be a text, got None"]),
         ("warmup_steps=5000", ["warmup_steps=5000", "max_steps=3000", "lower it"]),
@@ -182,9 +188,12 @@ def test_a_state_may_be_queried_always(run_file: Path) -> None:
 
 def test_a_full_student_may_repeat_the_defaults_of_a_lora() -> None:
     """As the config that a run keeps does."""
-    assert StudentConfig(kind="full", rank=16, alpha=None, targets=None) == StudentConfig()
+    assert StudentConfig(kind="full", rank=16, alpha=None, targets=None).kind == "full"
+    assert StudentConfig(rank=4).settled("lora") == StudentConfig(kind="lora", rank=4)
+    with pytest.raises(ConfigError, match=r"student\.rank=4 is for a LoRA"):
+        StudentConfig(rank=4).settled("full")
     with pytest.raises(ConfigError, match=r"student\.rank=8 is for a LoRA"):
-        StudentConfig(rank=8)
+        StudentConfig(kind="full", rank=8)
 
 
 def test_a_config_cannot_change_behind_the_runs_back() -> None:

@@ -257,7 +257,7 @@ def test_data_that_has_grown_is_another_run(
 ) -> None:
     make_trainer().train()
     rows = TinyFamily.data
-    monkeypatch.setattr(TinyFamily, "data", lambda self, spec: rows(self, str(int(spec) + 1)))
+    monkeypatch.setattr(TinyFamily, "data", lambda self, spec, **kw: rows(self, str(int(spec) + 1)))
     with pytest.raises(ConfigError, match=r"rows\.0=7 but 8"):
         make_trainer().train()
 
@@ -457,7 +457,7 @@ def test_the_student_of_a_run_is_read_back(
 ) -> None:
     import danceopd.training.loading as loading
 
-    monkeypatch.setattr(loading, "load_family", lambda name, *, dtype, device: TinyFamily(dtype))
+    monkeypatch.setattr(loading, "load_family", lambda name, *, dtype, device, resolution: TinyFamily(dtype))
     trainer = make_trainer(ema_decay=0.9)
     trainer.train()
     loaded = load_student(tmp_path / "run")

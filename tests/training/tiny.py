@@ -86,7 +86,9 @@ class TinyFamily:
     def grid(self, num_steps: int, shape: Sequence[int]) -> SigmaGrid:
         return SigmaGrid.uniform(num_steps)
 
-    def data(self, spec: str) -> Numbers:
+    def data(
+        self, spec: str, *, route: str | None = None, columns: Mapping[str, str] | None = None
+    ) -> Numbers:
         if not spec.isdecimal():
             raise ValueError(f"data must be a number of rows, but got '{spec}'; say how many.")
         return Numbers(int(spec))

@@ -1,0 +1,123 @@
+"""A diffusers checkpoint: its index, the configs of its components, and the components themselves."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+_INDEX = "model_index.json"
+
+
+class Checkpoint:
+    """A folder in diffusers' layout, or a repository of the Hugging Face Hub that holds one.
+
+    Opening it reads the index only. Weights are fetched and read when they are asked for, from safetensors
+    alone: a pickle is never opened.
+
+    Args:
+        path_or_repo: the folder, or ``owner/name`` of a repository.
+
+    Raises:
+        ValueError: it is neither, or its index cannot be read.
+    """
+
+    def __init__(self, path_or_repo: str | Path) -> None:
+        self.name = str(path_or_repo)
+        self._local = Path(path_or_repo) if Path(path_or_repo).exists() else None
+        if self._local is None and not _is_repo_id(self.name):
+            raise ValueError(
+                f"family '{self.name}' is neither shapesworld, nor a folder that is here, nor a repository's "
+                "owner/name: name one of these."
+            )
+        index = self._json(_INDEX)
+        self.pipeline_name = str(index.get("_class_name"))
+        self.index = index
+
+    def config(self, component: str) -> dict[str, Any]:
+        """The config of a component, such as ``transformer``; it has no weights in it.
+
+        Raises:
+            ValueError: the checkpoint has no such component, or the file cannot be read.
+        """
+        if component not in self.index:
+            raise ValueError(f"'{self.name}' has no component '{component}': its {_INDEX} does not name it.")
+        name = "scheduler_config.json" if component == "scheduler" else "config.json"
+        return self._json(f"{component}/{name}")
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where all files lie; fetches a repository first."""
+        if self._local is not None:
+            return self._local
+        from diffusers import DiffusionPipeline
+
+        return Path(DiffusionPipeline.download(self.name, use_safetensors=True))
+
+    @property
+    def pipeline_class(self) -> Any:
+        """Diffusers' class of the whole pipeline."""
+        import diffusers
+
+        return getattr(diffusers, self.pipeline_name)
+
+    def transformer(self, dtype: torch.dtype, path: Path | None = None) -> nn.Module:
+        """A frozen transformer, on the CPU: the checkpoint's own, or that in the folder `path`.
+
+        Raises:
+            ValueError: its files are missing, damaged or of another model.
+        """
+        import diffusers
+
+        kind = getattr(diffusers, self.index["transformer"][1])
+        folder = self.folder / "transformer" if path is None else path
+        model = _load(kind, folder, dtype)
+        return model.eval().requires_grad_(False)
+
+    def pipeline(self, dtype: torch.dtype, *, without: tuple[str, ...] = ("transformer",)) -> Any:
+        """The pipeline with its encoders and its decoder, on the CPU, leaving out some components."""
+        left_out = {name: None for name in without if name in self.index}
+        pipe = _load(self.pipeline_class, self.folder, dtype, **left_out)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads(self._file(name).read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it holds no mapping")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise ValueError(
+                f"'{self.name}' is no diffusers checkpoint that can be read ({name}: {reason}): give a "
+                f"folder or repository with a {_INDEX}."
+            ) from None
+        return content
+
+    def _file(self, name: str) -> Path:
+        if self._local is not None:
+            return self._local / name
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(self.name, name))
+
+
+def _is_repo_id(name: str) -> bool:
+    owner, slash, repository = name.partition("/")
+    return bool(slash and owner and repository) and "/" not in repository and not name.startswith((".", "~"))
+
+
+def _load(kind: Any, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
+    from safetensors import SafetensorError
+
+    try:
+        return kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise ValueError(
+            f"'{folder}' cannot be loaded as {kind.__name__} ({reason}): restore its files, in safetensors."
+        ) from error

@@ -1,0 +1,143 @@
+"""What one model family does its own way: the only things that a new family has to say.
+
+The package's contract is sigma from 1 (noise) to 0 (clean), ``x = (1 - sigma) x0 + sigma eps`` and
+``v = eps - x0``; samples are spatial latents [B, C, h, w], in the form in which the family's pipeline draws
+its noise. Time scale, sign, packing, position ids, guidance formula and shift stay inside.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from danceopd import ops
+from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.conditions import Encoded, PromptRow
+from danceopd.flow import SigmaGrid
+
+
+class Conventions(ABC):
+    """One family's conventions, read from the configs of a checkpoint; no weights are held here.
+
+    Args:
+        checkpoint: what the family was loaded from.
+
+    Attributes:
+        name: what the family is called in messages and documents.
+        pipelines: diffusers' pipeline classes that this file speaks for.
+        targets: endings of the layers that a student's LoRA is put on.
+        negative_prompt: what guidance contrasts with.
+        max_sources: source images of one sample at most; 0 where the family cannot edit.
+        prompt_sees_sources: whether the text encoder looks at the source images too.
+        default_guidance: the guidance vector of a guidance-distilled model when none is asked for.
+    """
+
+    name: ClassVar[str]
+    pipelines: ClassVar[tuple[str, ...]]
+    targets: ClassVar[tuple[str, ...]]
+    negative_prompt: ClassVar[str] = ""
+    prompt_sees_sources: ClassVar[bool] = False
+    default_guidance: ClassVar[float] = 1.0
+    max_sources: int = 0
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.pipeline_name = checkpoint.pipeline_name
+        self.transformer_config = checkpoint.config("transformer")
+        self.vae_config = checkpoint.config("vae")
+        self.scheduler_config = checkpoint.config("scheduler")
+
+    # -- sizes and noise levels
+    # --------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def multiple(self) -> int:
+        """What height and width of an image, in pixels, must be multiples of."""
+
+    @abstractmethod
+    def shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Latent shape [C, h, w] of an image of `height` x `width` pixels."""
+
+    @abstractmethod
+    def schedule(self, num_steps: int, shape: Sequence[int]) -> dict[str, Any]:
+        """What the pipeline passes to its scheduler's ``set_timesteps`` for latents of `shape`."""
+
+    def grid(self, num_steps: int, shape: Sequence[int]) -> SigmaGrid:
+        """The noise levels that diffusers' own scheduler gives for this checkpoint and size."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler_config)
+        scheduler.set_timesteps(**self.schedule(num_steps, shape))
+        return SigmaGrid(tuple(scheduler.sigmas.tolist()))
+
+    # -- encoding and decoding
+    # ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def encode_prompt(self, pipe: Any, prompt: str, sources: Sequence[Tensor]) -> Encoded:
+        """One prompt as the transformer takes it; `sources` as for `encode_source`."""
+
+    def encode_source(self, pipe: Any, source: Tensor) -> Encoded:
+        """One source image, uint8 [3, H, W] with sides that are multiples of `multiple`."""
+        raise ValueError(f"sources must be empty for {self.name}, which has no editing; drop the images.")
+
+    @abstractmethod
+    def decode(self, pipe: Any, sample: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [-1, 1] of clean latents [B, C, h, w]."""
+
+    # -- the field
+    # ---------------------------------------------------------------------------------------------
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the transformer takes a guidance vector."""
+        return bool(self.transformer_config.get("guidance_embeds", False))
+
+    def layout(self, row: PromptRow) -> Hashable:
+        """What rows must share to run in one forward."""
+        return row.layout()
+
+    @abstractmethod
+    def velocity(
+        self,
+        model: nn.Module,
+        sample: Tensor,
+        sigma: Tensor,
+        rows: Sequence[PromptRow],
+        guidance: float | None,
+    ) -> Tensor:
+        """``v = eps - x0``, [B, C, h, w], of rows of one layout.
+
+        Args:
+            model: the transformer.
+            sample: [B, C, h, w] in the model's dtype.
+            sigma: fp32 [B].
+            rows: B rows.
+            guidance: the guidance vector's value, None where the model takes none.
+        """
+
+    def combine(self, uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
+        """Classifier-free guidance of the family, ``uncond + scale (cond - uncond)`` unless overridden."""
+        return ops.guide(uncond, cond, scale)
+
+
+def pixels(source: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """uint8 [3, H, W] as a batch of one in [-1, 1], as the families' image encoders take it."""
+    return source.to(device, torch.float32).div(127.5).sub(1.0)[None].to(dtype)
+
+
+def pack(latents: Tensor) -> Tensor:
+    """[B, C, h, w] -> tokens [B, h/2 * w/2, 4 C], each a 2 x 2 patch in (channel, row, column) order."""
+    batch, channels, height, width = latents.shape
+    patches = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(batch, (height // 2) * (width // 2), channels * 4)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `pack` for latents of `height` x `width`."""
+    patches = tokens.view(len(tokens), height // 2, width // 2, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(len(tokens), -1, height, width)

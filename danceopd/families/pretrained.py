@@ -1,0 +1,284 @@
+"""A diffusers checkpoint as a model family: shared base, LoRA and full teachers, students, encoded rows.
+
+What differs from one family to the next is in its `Conventions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from danceopd.data import Rows, buckets, check_rows, load_rows, nearest_bucket
+from danceopd.families.base import Example, Examples, Student
+from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.conditions import RowsCondition
+from danceopd.families.config import StudentConfig, Teacher
+from danceopd.families.conventions import Conventions
+from danceopd.families.encoding import EncodedRows, Encoder
+from danceopd.families.lora import Lora, load_adapter, rest_on
+from danceopd.families.lora_files import read_lora
+from danceopd.families.students import Start, full_student, is_transformer, lora_student, other_transformer
+from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
+
+STUDENT = "student"
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Calls a transformer under the sigma contract, one forward per layout of rows; see
+    `danceopd.flow.Predict`.
+
+    Args:
+        conventions: the family's.
+        dtype: of the model's inputs.
+        guidance: the guidance vector's value, None where the model takes none.
+    """
+
+    conventions: Conventions
+    dtype: torch.dtype
+    guidance: float | None
+
+    def __call__(self, model: nn.Module, sample: Tensor, sigma: Tensor, condition: RowsCondition) -> Tensor:
+        """Velocity [B, C, h, w] in the model's dtype."""
+        sample = sample.to(self.dtype)
+        groups = list(condition.groups(self.conventions.layout))
+        if len(groups) == 1:
+            return self.conventions.velocity(model, sample, sigma, condition.rows, self.guidance)
+        parts = []
+        for rows in groups:
+            there = rows.to(sample.device, non_blocking=True)
+            alike = condition.take(rows).rows
+            parts.append(self.conventions.velocity(model, sample[there], sigma[there], alike, self.guidance))
+        back = torch.argsort(torch.cat(groups)).to(sample.device, non_blocking=True)
+        return torch.cat(parts)[back]
+
+
+class PretrainedFamily:
+    """A family loaded from a diffusers checkpoint. Implements `danceopd.families.Family`.
+
+    The base transformer is read once, when a field is first asked for. LoRA teachers and a LoRA student are
+    adapters on it; a teacher with a checkpoint of its own is a separate frozen model. Encoders are loaded to
+    encode, and leave the memory when `prepare` is done.
+
+    Args:
+        checkpoint: what to load from.
+        conventions: its family's conventions.
+        dtype: of weights and activations.
+        device: where the models run.
+        resolution: side in pixels of a square image; other aspect ratios keep its area.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        conventions: Conventions,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        resolution: int = 1024,
+    ) -> None:
+        multiple = conventions.multiple
+        if resolution < multiple or resolution % multiple:
+            raise ValueError(
+                f"resolution must be a multiple of {multiple} for {conventions.name}, but got {resolution}: "
+                f"use {max(multiple, round(resolution / multiple) * multiple)}."
+            )
+        self.name = checkpoint.name
+        self.checkpoint = checkpoint
+        self.conventions = conventions
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.resolution = resolution
+        self._buckets = buckets(resolution, multiple)
+        self._encoder = Encoder(checkpoint, conventions, dtype, self.device, max_area=resolution**2)
+        self._base: nn.Module | None = None
+        self._others: dict[Path, nn.Module] = {}
+        self._fields: dict[object, AdapterField] = {}
+        self._adapter_numbers = count()
+
+    # -- sizes
+    # -------------------------------------------------------------------------------------------------
+
+    def size(self, example: Example) -> tuple[int, int]:
+        """Height and width of the image that an example asks for, in pixels.
+
+        That of the example itself; or the bucket nearest to its first source's aspect ratio; or a square.
+
+        Raises:
+            ValueError: the example's size does not fit the family.
+        """
+        if example.size is not None:
+            height, width = example.size
+            multiple = self.conventions.multiple
+            if height < multiple or width < multiple or height % multiple or width % multiple:
+                raise ValueError(
+                    f"size must be multiples of {multiple} for {self.conventions.name}, but got {height} x "
+                    f"{width}: round it."
+                )
+            return height, width
+        if example.sources:
+            _, height, width = example.sources[0].shape
+            return nearest_bucket(height, width, self._buckets)
+        return self.resolution, self.resolution
+
+    def shape(self, example: Example) -> tuple[int, ...]:
+        """[C, h, w] of the latent of `size`."""
+        return self.conventions.shape(*self.size(example))
+
+    def grid(self, num_steps: int, shape: Sequence[int]) -> SigmaGrid:
+        """The checkpoint's own noise levels, its shift for this size included.
+
+        Raises:
+            ValueError: the checkpoint's scheduler has no grid of so few steps.
+        """
+        try:
+            return self.conventions.grid(num_steps, shape)
+        except ValueError as error:
+            raise ValueError(
+                f"num_steps={num_steps} gives no grid for {self.conventions.name}: {error} Use other steps."
+            ) from None
+
+    # -- rows
+    # --------------------------------------------------------------------------------------------------
+
+    def data(self, spec: str, *, route: str | None = None, columns: Mapping[str, str] | None = None) -> Rows:
+        """The rows of a file or folder, see `danceopd.data.load_rows`, every one of them checked.
+
+        Raises:
+            ValueError: in one sentence that names the row.
+        """
+        rows = load_rows(spec, route=route, columns=columns)
+        check_rows(rows)
+        return rows
+
+    def encode(self, examples: Sequence[Example]) -> RowsCondition:
+        """Prompts and sources through the checkpoint's encoders, on the family's device.
+
+        Raises:
+            ValueError: a row has more sources than the family takes.
+        """
+        rows = [self._encoder.encode(example) for example in examples]
+        return RowsCondition(tuple(rows)).to(self.device)
+
+    def prepare(self, data: Sequence[Examples], folder: Path) -> list[EncodedRows]:
+        """Encode every row once into `folder`, or find it there, and free the encoders."""
+        prepared = [self._encoder.prepare(examples, folder, self.shape) for examples in data]
+        self._encoder.release()
+        return prepared
+
+    def decode(self, sample: Tensor) -> Tensor:
+        """Clean latents [B, C, h, w] as images, uint8 [B, 3, H, W]."""
+        return self._encoder.decode(sample)
+
+    # -- fields
+    # ------------------------------------------------------------------------------------------------
+
+    def guided(self, field: VelocityField, scale: float) -> VelocityField:
+        """`field` under the family's classifier-free guidance; itself at scale 1."""
+        if scale == 1.0:
+            return field
+        # The plain formula is what GuidedField folds into a step; only a family's own is passed on.
+        own = type(self.conventions).combine is not Conventions.combine
+        return GuidedField(field, scale, self.conventions.combine) if own else GuidedField(field, scale)
+
+    def teacher(self, teacher: Teacher) -> VelocityField:
+        """The frozen field of a teacher; teachers of equal weights are one object.
+
+        Raises:
+            ValueError: its files are missing, damaged, or of another model; the message lists what is wrong.
+        """
+        predict = self._predict(teacher.guidance_vector, f"teacher '{teacher.name}'")
+        key = (teacher.checkpoint, teacher.lora, teacher.weight_name, teacher.scale, predict.guidance)
+        if key not in self._fields:
+            model = self.base if teacher.checkpoint is None else self._other(teacher.checkpoint)
+            adapter = None
+            if teacher.lora is not None:
+                adapter = f"lora{next(self._adapter_numbers)}"
+                lora = self.lora(teacher)
+                try:
+                    load_adapter(model, adapter, lora, scale=teacher.scale)
+                except ValueError as error:
+                    raise ValueError(
+                        f"the LoRA '{teacher.lora}' of teacher '{teacher.name}' is not for {self.name}: "
+                        f"{error}; give one that was trained on this model."
+                    ) from None
+            self._fields[key] = AdapterField(model, adapter, predict)
+        return self.guided(self._fields[key], teacher.guidance_scale)
+
+    def student(self, config: StudentConfig, teachers: Sequence[Teacher] = ()) -> Student:
+        """A student that starts at `config.init`: a LoRA on the shared base, or a model of its own.
+
+        Raises:
+            ValueError: `init` names what is not there, or cannot be the start of such a student.
+        """
+        predict = self._predict(config.guidance_vector, "student")
+        config = config.settled("lora")
+        start = self._start(config, teachers)
+        if config.kind == "full":
+            model = nn.Module.to(self.checkpoint.transformer(self.dtype), self.device)
+            export = full_student(model, start, self.full_model)
+            field: VelocityField = ModelField(model, predict)
+        else:
+            model = self.base
+            targets = config.targets or self.conventions.targets
+            export = lora_student(model, STUDENT, config, start, targets, self.checkpoint.pipeline_class)
+            rest_on(model, STUDENT)
+            field = AdapterField(model, STUDENT, predict)
+        if config.gradient_checkpointing:
+            model.enable_gradient_checkpointing()  # type: ignore[operator]  # all have it
+        return Student(model, field, export)
+
+    @property
+    def base(self) -> nn.Module:
+        """The frozen transformer that adapters share, on the family's device."""
+        if self._base is None:
+            self._base = nn.Module.to(self.checkpoint.transformer(self.dtype), self.device)
+        return self._base
+
+    def lora(self, teacher: Teacher) -> Lora:
+        """The factors of a teacher's LoRA."""
+        assert teacher.lora is not None
+        return read_lora(self.checkpoint.pipeline_class, teacher.lora, teacher.weight_name)
+
+    def full_model(self, path: str) -> nn.Module:
+        """A frozen transformer with full weights of its own, on the CPU; see `other_transformer`."""
+        return other_transformer(self.checkpoint, path, self.dtype)
+
+    def _other(self, path: str) -> nn.Module:
+        place = Path(path).resolve()
+        if place not in self._others:
+            self._others[place] = nn.Module.to(self.full_model(path), self.device)
+        return self._others[place]
+
+    def _predict(self, guidance: float | None, who: str) -> Predict:
+        if not self.conventions.embeds_guidance:
+            if guidance is not None:
+                raise ValueError(
+                    f"{who} has guidance_vector={guidance}, but this {self.conventions.name} takes none: "
+                    "drop it, or use guidance_scale."
+                )
+        elif guidance is None:
+            guidance = self.conventions.default_guidance
+        return Predict(self.conventions, self.dtype, guidance)
+
+    def _start(self, config: StudentConfig, teachers: Sequence[Teacher]) -> Start:
+        names = {config.init: 1.0} if isinstance(config.init, str) else config.init
+        known = {teacher.name: teacher for teacher in teachers}
+        start = Start()
+        for name, factor in names.items():
+            if name in known:
+                teacher = known[name]
+                if teacher.checkpoint is not None:
+                    start.checkpoints.append((teacher.checkpoint, factor))
+                if teacher.lora is not None:
+                    start.loras.append((self.lora(teacher), factor * teacher.scale))
+            elif is_transformer(name):
+                start.checkpoints.append((name, factor))
+            elif name != "base":
+                start.loras.append((read_lora(self.checkpoint.pipeline_class, name), factor))
+        return start

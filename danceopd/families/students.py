@@ -1,0 +1,215 @@
+"""What is trained on a pretrained family: a LoRA on the shared base, or all weights of a model of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.config import StudentConfig
+from danceopd.families.lora import (
+    Factors,
+    Lora,
+    add_adapter,
+    add_to_weights,
+    check_fits,
+    choose_layers,
+    combine,
+    is_factor,
+    set_factors,
+)
+from danceopd.files import write_whole
+from danceopd.methods import add_differences
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+Export = Callable[[Path, Mapping[str, Tensor]], Path]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a student starts: the base plus these differences from it, each times its factor.
+
+    Attributes:
+        loras: adapters.
+        checkpoints: paths of full weights.
+    """
+
+    loras: list[tuple[Lora, float]] = field(default_factory=list)
+    checkpoints: list[tuple[str, float]] = field(default_factory=list)
+
+
+def lora_student(
+    model: nn.Module,
+    adapter: str,
+    config: StudentConfig,
+    start: Start,
+    targets: Sequence[str],
+    pipeline_class: Any,
+) -> Export:
+    """Add the student's adapter to the shared model and say how it is exported.
+
+    Layers are those that `targets` name and those that the start changes. Where the start needs less than the
+    student's rank, the rest begins as a fresh LoRA does, with a zero in the product.
+
+    Raises:
+        ValueError: the start has full weights, or changes layers that the model or `config.targets` has not.
+    """
+    if start.checkpoints:
+        raise ValueError(
+            f"student.init names the full weights '{start.checkpoints[0][0]}', which a LoRA on the base "
+            "cannot hold: start from a LoRA, or set student.kind to 'full'."
+        )
+    for lora, _ in start.loras:
+        try:
+            check_fits(model, lora)
+        except ValueError as error:
+            raise ValueError(f"student.init is not for this model: {error}; name another start.") from None
+    layers = choose_layers(model, targets)
+    started = [layer for lora, _ in start.loras for layer in lora]
+    if config.targets is not None and (left := sorted(set(started) - set(layers))):
+        raise ValueError(
+            f"student.targets leaves out {left[0]}, which the student's start changes: add it to the targets."
+        )
+    layers = list(dict.fromkeys([*layers, *started]))
+    alpha = float(config.rank if config.alpha is None else config.alpha)
+    add_adapter(model, adapter, dict.fromkeys(layers, config.rank), dict.fromkeys(layers, alpha))
+    _fill(model, adapter, start.loras, config.rank, alpha / config.rank)
+
+    def export(directory: Path, parameters: Mapping[str, Tensor]) -> Path:
+        tensors = {
+            parameter.replace(f".{adapter}.", "."): value.detach().cpu().contiguous()
+            for parameter, value in parameters.items()
+        }
+        # The class writes what it reads itself, alpha included: without it, alpha would come back as the
+        # rank.
+        pipeline_class.save_lora_weights(
+            directory,
+            transformer_lora_layers=tensors,
+            transformer_lora_adapter_metadata=about,
+            weight_name=LORA_FILE,
+        )
+        return directory / LORA_FILE
+
+    about = {"r": config.rank, "lora_alpha": alpha, "target_modules": layers}
+    return export
+
+
+def _fill(model: nn.Module, adapter: str, loras: list[tuple[Lora, float]], rank: int, scale: float) -> None:
+    fresh = {name: value for name, value in model.named_parameters() if is_factor(name, adapter)}
+    filled: dict[str, Factors] = {}
+    for name, value in fresh.items():
+        layer, _, part = name.partition(".lora_")
+        if part.startswith("A") and (factors := combine(loras, layer, rank, scale)) is not None:
+            used = factors.a.abs().sum(dim=1) > 0
+            a = torch.where(used[:, None], factors.a.to(value), value.detach())
+            filled[layer] = Factors(a, factors.b, factors.scale)
+    set_factors(model, adapter, filled)
+
+
+def full_student(model: nn.Module, start: Start, full_model: Callable[[str], nn.Module]) -> Export:
+    """Put the start into a model of the student's own and say how it is exported.
+
+    Raises:
+        ValueError: a checkpoint or adapter of the start is of another model.
+    """
+    weights = model.state_dict()
+    if start.checkpoints:
+        states = [full_model(path).state_dict() for path, _ in start.checkpoints]
+        weights = add_differences(weights, states, [factor for _, factor in start.checkpoints])
+    for lora, _ in start.loras:
+        try:
+            check_fits(model, lora)
+        except ValueError as error:
+            raise ValueError(f"student.init is not for this model: {error}; name another start.") from None
+    model.load_state_dict(add_to_weights(weights, start.loras))
+    model.requires_grad_(True)
+
+    def export(directory: Path, parameters: Mapping[str, Tensor]) -> Path:
+        folder = directory / "transformer"
+        folder.mkdir()
+        own = model.state_dict()
+        tensors = {name: parameters.get(name, value).to(value.dtype) for name, value in own.items()}
+        model.save_config(folder)  # type: ignore[operator]  # diffusers' ConfigMixin
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_whole(folder / "diffusion_pytorch_model.safetensors", save(whole, metadata={"format": "pt"}))
+        return folder
+
+    return export
+
+
+def is_transformer(path: str) -> bool:
+    """Whether a path holds full weights: a pipeline's or transformer's folder, or a run that exported one."""
+    return _transformer_folder(Path(path)) is not None
+
+
+def other_transformer(checkpoint: Checkpoint, path: str, dtype: torch.dtype) -> nn.Module:
+    """A frozen transformer of the checkpoint's architecture with other full weights, on the CPU.
+
+    Args:
+        checkpoint: what the family was loaded from.
+        path: a pipeline's folder, a transformer's, a run's, or a safetensors file of the transformer's
+            weights.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: nothing is there, or it is of another architecture; the message names the difference.
+    """
+    place = Path(path)
+    folder = _transformer_folder(place)
+    if folder is not None:
+        model = checkpoint.transformer(dtype, folder)
+        _check_same_architecture(checkpoint, model, path)
+        return model
+    if place.suffix != ".safetensors" or not place.is_file():
+        raise ValueError(
+            f"the checkpoint '{path}' is not there: give a diffusers folder, or a .safetensors file of the "
+            "transformer."
+        )
+    try:
+        weights = load_file(place)
+    except (SafetensorError, OSError) as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(f"'{path}' cannot be read as safetensors ({reason}): fetch it again.") from None
+    model = checkpoint.transformer(dtype)
+    wanted = {name: value.shape for name, value in model.state_dict().items()}
+    wrong = sorted(
+        {name for name, shape in wanted.items() if name not in weights or weights[name].shape != shape}
+        | (weights.keys() - wanted.keys())
+    )
+    if wrong:
+        raise ValueError(
+            f"'{path}' differs from the base's transformer in {len(wrong)} tensors (first '{wrong[0]}'): "
+            "give weights of the same model under diffusers' names."
+        )
+    model.load_state_dict(weights)
+    return model
+
+
+def _transformer_folder(path: Path) -> Path | None:
+    for folder in (path / "transformer", path):
+        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+            return folder
+    return None
+
+
+def _check_same_architecture(checkpoint: Checkpoint, model: nn.Module, path: str) -> None:
+    here, there = checkpoint.config("transformer"), dict(model.config)  # type: ignore[arg-type]
+    for key in sorted(here):
+        # Names and versions of files may differ; what is built from the rest may not.
+        if not key.startswith("_") and key in there and _plain(here[key]) != _plain(there[key]):
+            raise ValueError(
+                f"the checkpoint '{path}' is of another model: its {key} is {there[key]}, the base's is "
+                f"{here[key]}; give one of the base's architecture."
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
