@@ -115,7 +115,7 @@ def _load(kind: Any, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     from safetensors import SafetensorError
 
     try:
-        return kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, **options)
+        return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise ValueError(
