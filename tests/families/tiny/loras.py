@@ -88,8 +88,8 @@ def make_lora(
 ) -> Lora:
     """Write a random LoRA of the linear layers whose name ends in one of ``targets``, by default attention.
 
-    The formats without alpha are written with alpha = rank. Where a format fuses modules (as query, key, value),
-    all must be targets, and they share ``lora_A``. ``strength`` is a delta's size relative to its weight.
+    The formats without alpha are written with alpha = rank. Where a format fuses modules, as query, key and
+    value, all must be targets and share ``lora_A``. ``strength``: norm of a delta over its weight's norm.
     """
     if fmt not in FORMATS:
         raise ValueError(f"fmt is one of {', '.join(FORMATS)}, not {fmt!r}.")
