@@ -20,7 +20,7 @@ from danceopd.families.conditions import RowsCondition
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.conventions import Conventions
 from danceopd.families.encoding import EncodedRows, Encoder
-from danceopd.families.lora import Lora, load_adapter, rest_on
+from danceopd.families.lora import Lora, linear_layers, load_adapter, rest_on
 from danceopd.families.lora_files import read_lora
 from danceopd.families.students import Start, full_student, is_transformer, lora_student, other_transformer
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
@@ -243,7 +243,10 @@ class PretrainedFamily:
     def lora(self, teacher: Teacher) -> Lora:
         """The factors of a teacher's LoRA."""
         assert teacher.lora is not None
-        return read_lora(self.checkpoint.pipeline_class, teacher.lora, teacher.weight_name)
+        return self._read_lora(teacher.lora, teacher.weight_name)
+
+    def _read_lora(self, path: str, weight_name: str | None = None) -> Lora:
+        return read_lora(self.checkpoint.pipeline_class, linear_layers(self.base), path, weight_name)
 
     def full_model(self, path: str) -> nn.Module:
         """A frozen transformer with full weights of its own, on the CPU; see `other_transformer`."""
@@ -280,5 +283,5 @@ class PretrainedFamily:
             elif is_transformer(name):
                 start.checkpoints.append((name, factor))
             elif name != "base":
-                start.loras.append((read_lora(self.checkpoint.pipeline_class, name), factor))
+                start.loras.append((self._read_lora(name), factor))
         return start
