@@ -25,6 +25,7 @@ LAYERS = (
     ("danceopd.families",),  # load_family, which knows every family
     ("danceopd.shapesworld",),
     ("danceopd.sampling",),
+    ("danceopd.data",),  # rows of files, whatever family reads them
     (
         "danceopd.families.base",
         "danceopd.families.config",
@@ -40,7 +41,9 @@ LAYERS = (
 # Who alone may import these.
 RESERVED = {
     "_danceopd": ("danceopd.ops",),
+    "datasets": ("danceopd.data",),
     "diffusers": ("danceopd.families", "danceopd.schedulers", "danceopd.shapesworld"),
+    "pyarrow": ("danceopd.data",),
 }
 
 

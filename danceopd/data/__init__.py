@@ -1,0 +1,22 @@
+"""A route's rows from files, all of them checked up front, and the cache of what encoders make of them."""
+
+from __future__ import annotations
+
+from danceopd.data.buckets import buckets, nearest_bucket
+from danceopd.data.cache import TensorCache
+from danceopd.data.check import check_rows
+from danceopd.data.errors import DataError
+from danceopd.data.keys import content_key, weights_fingerprint
+from danceopd.data.rows import Rows, load_rows
+
+__all__ = [
+    "DataError",
+    "Rows",
+    "TensorCache",
+    "buckets",
+    "check_rows",
+    "content_key",
+    "load_rows",
+    "nearest_bucket",
+    "weights_fingerprint",
+]

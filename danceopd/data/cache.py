@@ -1,0 +1,102 @@
+"""What encoders made of the rows, kept on disk by content, so that they run once and can leave the memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from danceopd.data.keys import content_key
+
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
+_DIGEST: Final = "danceopd:content"
+
+
+class TensorCache:
+    """Named tensors by key, one safetensors file each, in sub-folders by the key's first two characters.
+
+    Any number of processes may read and write it at once, and be killed at any moment: a file is whole or not
+    there. One that was damaged later is noticed when it is read, since it carries the digest of its content.
+
+    Args:
+        folder: made by the first `put`.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, key: str) -> Path:
+        """Where the tensors of ``key`` are kept.
+
+        Raises:
+            ValueError: ``key`` is none that `content_key` makes.
+        """
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"key must be 64 hexadecimal digits, got {key!r}: make it with content_key.")
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors of ``key`` on the CPU, the caller's own; None when they are not there whole.
+
+        Raises:
+            ValueError: as `path`.
+        """
+        path = self.path(key)
+        try:
+            # Not mapped into memory, where a file that is cut short later would kill the process.
+            content = path.read_bytes()
+            tensors = load(content)
+        except (OSError, SafetensorError, KeyError):  # KeyError: of a dtype that torch has not
+            return None
+        return tensors if _digest_in(content) == content_key(tensors) else None
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep ``tensors`` under ``key``, exactly as they are, in place of what was there.
+
+        Args:
+            key: of what they were made of; who writes it again is taken to write the same.
+            tensors: of any shape and of any dtype that safetensors has, on any device.
+
+        Raises:
+            ValueError: as `path`.
+            OSError: they cannot be written; what was there before stays.
+        """
+        path = self.path(key)
+        # Copied, because safetensors takes no two tensors that share memory.
+        whole = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+        content = save(whole, metadata={_DIGEST: content_key(whole)})
+        # A name of its own for each writer, or one would rename what another is still writing.
+        partial = path.with_name(f".{key}.{os.getpid()}-{uuid4().hex}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+            partial.replace(path)
+            # Left by writers that were killed; one that still writes finds its work done.
+            for left in path.parent.glob(f".{key}.*"):
+                left.unlink(missing_ok=True)
+        except OSError as error:
+            if not (isinstance(error, FileNotFoundError) and path.is_file()):
+                partial.unlink(missing_ok=True)
+                reason = error.strerror or error
+                raise OSError(
+                    f"cannot write '{path}': {reason}; free space or choose another folder."
+                ) from error
+
+
+def _digest_in(content: bytes) -> str | None:
+    """The digest that a whole safetensors file carries in its header: 8 bytes of length, then JSON."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    digest = header.get("__metadata__", {}).get(_DIGEST)
+    return digest if isinstance(digest, str) else None

@@ -1,0 +1,70 @@
+"""Every row tried before a run starts, so that no row ends it later."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Final
+
+from rich.console import Console
+from rich.progress import Progress
+
+from danceopd.data.errors import DataError
+from danceopd.data.rows import Rows
+
+_SPAN: Final = 16  # rows per task
+
+
+def check_rows(
+    rows: Rows,
+    *,
+    max_prompt_characters: int = 4000,
+    threads: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Read every prompt and decode every image of ``rows``, all the way.
+
+    Args:
+        rows: what `load_rows` returned.
+        max_prompt_characters: a longer prompt is an error; text encoders read far less and drop the rest.
+        threads: images decoded at the same time; one per core and a few more when None.
+        progress: show a bar on stderr, where that is a terminal.
+
+    Raises:
+        DataError: rows cannot be used; the message tells the first and how many more there are.
+    """
+    bar = Progress(console=Console(stderr=True), disable=not (progress and sys.stderr.isatty()))
+    problems: dict[int, str] = {}
+    pool = ThreadPoolExecutor(threads)
+    try:
+        with bar:
+            task = bar.add_task(f"checking {rows.name}", total=len(rows))
+            starts = range(0, len(rows), _SPAN)
+            spans = [range(start, min(start + _SPAN, len(rows))) for start in starts]
+            work = {pool.submit(_problems, rows, span, max_prompt_characters): span for span in spans}
+            for done in as_completed(work):
+                problems.update(done.result())
+                bar.advance(task, len(work[done]))
+    finally:
+        # Ctrl-C must not wait for all that was asked for.
+        pool.shutdown(cancel_futures=True)
+    if problems:
+        first = problems[min(problems)]
+        others = len(problems) - 1
+        more = f"; {others} more row{'s' if others > 1 else ''} of {rows.name} cannot be used either."
+        raise DataError(first.rstrip(".") + more if others else first)
+
+
+def _problems(rows: Rows, span: range, max_prompt_characters: int) -> dict[int, str]:
+    found = {}
+    for row in span:
+        try:
+            length = len(rows[row].prompt)
+            if length > max_prompt_characters:
+                raise DataError(
+                    f"the prompt of {rows.describe(row)} has {length} characters but at most "
+                    f"{max_prompt_characters} are read: shorten it, or raise max_prompt_characters."
+                )
+        except DataError as error:
+            found[row] = str(error)
+    return found

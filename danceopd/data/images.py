@@ -1,0 +1,111 @@
+"""Images of rows, from files or from bytes, as the pixels a model is given."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from danceopd.data.errors import DataError
+
+_CURE: Final = "replace the image, or remove the row"
+_BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN, blank text, or an image struct without bytes and path."""
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, Mapping):
+        return value.get("bytes") is None and not value.get("path")
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def load_image(value: Any, folder: Path, what: str) -> Tensor:
+    """Decode one image: uint8 [3, H, W], upright as its EXIF data says, transparency laid on white.
+
+    Of an animation the first frame counts; 16-bit greys keep their upper 8 bits; colour profiles are not
+    applied.
+
+    Args:
+        value: a path, encoded bytes, ``{"bytes": ..., "path": ...}``, or a PIL image.
+        folder: what a relative path starts at.
+        what: the image's name in messages, such as "the source of row 17 of prompts.csv".
+
+    Raises:
+        DataError: it is missing, damaged, no image, or larger than `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    if isinstance(value, Mapping):
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
+    if isinstance(value, Image.Image):
+        return _decode(value, what)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return _open(io.BytesIO(value), what)
+    if isinstance(value, (str, Path)):
+        what = f"{what} ('{value}')"
+        if "://" in str(value):
+            raise DataError(f"{what} is an address, but images are read from disk: download it first.")
+        path = folder / Path(str(value).strip()).expanduser()
+        try:
+            found = path.is_file()
+        except (OSError, ValueError) as error:  # a name too long, a NUL in it
+            raise DataError(f"{what} cannot be read ({_reason(error)}): correct its path.") from None
+        if not found:
+            raise DataError(f"{what} is no file at '{path}': correct its path, or remove the row.")
+        return _open(path, what)
+    raise DataError(f"{what} is a {type(value).__name__}, which is no image: give a path or encoded bytes.")
+
+
+def _open(file: Path | io.BytesIO, what: str) -> Tensor:
+    try:
+        with Image.open(file) as image:
+            return _decode(image, what)
+    except UnidentifiedImageError:
+        raise DataError(f"{what} is not an image that can be read: {_CURE}.") from None
+    except _BOMBS:
+        raise _too_large(what) from None
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        raise DataError(f"{what} cannot be read ({_reason(error)}): {_CURE}.") from None
+
+
+def _decode(image: Image.Image, what: str) -> Tensor:
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise _too_large(what)
+    try:
+        pixels = np.array(_as_rgb(ImageOps.exif_transpose(image), what))
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # as above
+        raise DataError(f"{what} cannot be decoded ({_reason(error)}): {_CURE}.") from None
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _as_rgb(image: Image.Image, what: str) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        # Pillow's own conversion would clip: all but the darkest greys would be white.
+        return Image.fromarray((np.array(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise DataError(f"{what} has 32-bit pixels, whose range is unknown: save it with 8 bits per colour.")
+    if "A" in image.mode.upper().replace("LAB", "") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _too_large(what: str) -> DataError:
+    return DataError(
+        f"{what} has more than the {Image.MAX_IMAGE_PIXELS} pixels that Pillow takes for safe: scale it down."
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split()).rstrip(".:")

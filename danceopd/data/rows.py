@@ -1,0 +1,265 @@
+"""A route's rows, read from a table: what each column means, and one row as an example."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor
+
+from danceopd.data.errors import DataError
+from danceopd.data.images import is_blank, load_image
+from danceopd.data.tables import Table, open_table
+from danceopd.families.base import Example
+from danceopd.settings import nearest
+
+_KNOWN: Final = ("prompt", "source", "source_2", "target", "height", "width", "route")
+_FURTHER_SOURCE: Final = re.compile(r"source_([2-9]|[1-9]\d+)")
+_LARGEST_SIDE: Final = 16384  # pixels; beyond it a size is a slip of the pen
+
+
+class Rows:
+    """The rows of a route. Prompts and sizes are in memory; images are decoded each time a row is asked for.
+
+    Args:
+        table: where the cells are.
+        columns: the table's column for each of prompt, source, source_2 ..., target, height, width, route that
+            it has.
+        kept: the table's rows that these are, from 0.
+        folder: what relative paths start at.
+    """
+
+    def __init__(self, table: Table, columns: Mapping[str, str], kept: Sequence[int], folder: Path) -> None:
+        self._table = table
+        self._columns = dict(columns)
+        self._kept = kept
+        self._folder = folder
+        texts = {
+            role: table.column(columns[role]) for role in ("prompt", "height", "width") if role in columns
+        }
+        self._texts = {role: [cells[row] for row in kept] for role, cells in texts.items()}
+
+    @property
+    def name(self) -> str:
+        """What messages call the whole."""
+        return self._table.name
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The table's column that each kind of cell is read from."""
+        return dict(self._columns)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The table's columns that mean nothing here."""
+        return tuple(name for name in self._table.columns if name not in self._columns.values())
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, row: int, /) -> Example:
+        """Row number `row`, from 0, its images decoded.
+
+        Raises:
+            DataError: a cell of it cannot be used.
+            IndexError: there is no such row.
+        """
+        prompt, size = self.prompt(row), self.size(row)
+        return Example(prompt, tuple(self._sources(row)), self._target(row), size=size)
+
+    def prompt(self, row: int) -> str:
+        """The prompt of a row, without its images.
+
+        Raises:
+            DataError: it is empty, or no text.
+        """
+        prompt = self._texts["prompt"][row]
+        if is_blank(prompt):
+            raise DataError(f"the prompt of {self.describe(row)} is empty: write one, or remove the row.")
+        if not isinstance(prompt, str):
+            raise DataError(f"the prompt of {self.describe(row)} must be a text, got {prompt!r}: quote it.")
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise DataError(
+                f"the prompt of {self.describe(row)} holds half a character (a lone surrogate), which no "
+                "tokenizer reads: write it anew."
+            )
+        return prompt
+
+    def size(self, row: int) -> tuple[int, int] | None:
+        """Height and width in pixels of the image to make; None where the row leaves them open.
+
+        Raises:
+            DataError: one of them is missing, or not a number of pixels.
+        """
+        if "height" not in self._texts:
+            return None
+        height, width = (self._texts[side][row] for side in ("height", "width"))
+        if is_blank(height) and is_blank(width):
+            return None
+        if is_blank(height) or is_blank(width):
+            raise DataError(f"{self.describe(row)} has only one of height and width: give both, or none.")
+        return self._pixels(row, "height", height), self._pixels(row, "width", width)
+
+    def describe(self, row: int) -> str:
+        """A row as a person finds it in the file, such as "row 17 of prompts.csv (line 18)"."""
+        return self._table.describe(self._kept[row])
+
+    def _sources(self, row: int) -> Iterator[Tensor]:
+        what = f"the source of {self.describe(row)}"
+        cells = [self._cell(row, role, what) for role in self._columns if role.startswith("source")]
+        while cells and is_blank(cells[-1]):
+            cells.pop()
+        images = [image for cell in cells for image in _as_list(cell, what)]
+        for number, image in enumerate(images, start=1):
+            name = what if len(images) == 1 else f"source {number} of {self.describe(row)}"
+            if is_blank(image):
+                raise DataError(f"{name} is empty but a later one is not: move the later ones up.")
+            yield load_image(image, self._folder, name)
+
+    def _target(self, row: int) -> Tensor | None:
+        if "target" not in self._columns:
+            return None
+        what = f"the target of {self.describe(row)}"
+        cell = self._cell(row, "target", what)
+        return None if is_blank(cell) else load_image(cell, self._folder, what)
+
+    def _cell(self, row: int, role: str, what: str) -> Any:
+        try:
+            return self._table.cell(self._columns[role], self._kept[row])
+        except (DataError, IndexError, MemoryError):
+            raise
+        except Exception as error:  # `datasets` decodes images as it reads them: nearly anything
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise DataError(f"{what} cannot be read ({reason}): replace it, or remove the row.") from None
+
+    def _pixels(self, row: int, side: str, value: Any) -> int:
+        try:
+            number = float(value) if isinstance(value, (str, int, float)) else 0.0
+        except (ValueError, OverflowError):
+            number = 0.0
+        if not number.is_integer() or isinstance(value, bool) or not 1 <= number <= _LARGEST_SIDE:
+            raise DataError(
+                f"the {side} of {self.describe(row)} must be a whole number of pixels from 1 to {_LARGEST_SIDE}, "
+                f"got {value!r}: correct it."
+            )
+        return int(number)
+
+
+def load_rows(
+    spec: Any,
+    *,
+    route: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    root: str | Path | None = None,
+) -> Rows:
+    """Read the rows of a route; no image is opened yet, see `check_rows`.
+
+    A table has these columns, and may have others, which are ignored:
+
+    ========================  ======================================================================
+    prompt                    the caption or the instruction; required
+    source                    path of the image to edit, or a JSON list of paths; blank for none
+    source_2, source_3, ...   further images
+    target                    path of the image that should come out; optional
+    height, width             pixels of the image to make; both columns or none
+    route                     keeps a row for the route of that name alone
+    ========================  ======================================================================
+
+    An image folder is one that holds metadata.csv, .jsonl or .parquet, with the columns above. As in Hugging
+    Face's imagefolder, ``file_name`` is a path below the folder, and ``source_file_name`` is read as ``source``.
+    ``file_name`` is the target, since captioned images are that; to edit these images instead, say
+    ``columns={"source": "file_name"}``. Images that the metadata does not name are left out.
+
+    Parquet files and datasets may hold the images themselves (encoded bytes, or ``{"bytes", "path"}``).
+
+    Args:
+        spec: a .csv (UTF-8, with commas), .jsonl or .parquet file; an image folder; a folder written by
+            `datasets.Dataset.save_to_disk`; or a `datasets.Dataset`.
+        route: the route's name; without it every row is kept.
+        columns: which column to read instead, such as ``{"prompt": "caption"}``.
+        root: folder that relative paths start at; that of the file which names them when None, and the working
+            directory for a dataset in memory.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, a column is missing, or no row is left.
+        ImportError: the package for this kind of file is not installed.
+    """
+    table = open_table(spec)
+    if not len(table):
+        raise DataError(f"{table.name} has no rows: give it at least one.")
+    known = _read_as(table, columns or {})
+    kept: Sequence[int] = range(len(table))
+    if route is not None and "route" in known:
+        names = [str(name).strip() for name in table.column(known["route"])]
+        kept = [row for row, name in enumerate(names) if name == route]
+        if not kept:
+            raise DataError(f"no row of {table.name} has the route '{route}': {nearest(route, names)}")
+    return Rows(table, known, kept, table.folder if root is None else Path(root).expanduser())
+
+
+def _read_as(table: Table, renamed: Mapping[str, str]) -> dict[str, str]:
+    """The table's column for each kind of cell, sources in their order."""
+    for role, column in renamed.items():
+        if not _is_role(role):
+            raise DataError(f"columns has the unknown key '{role}': {nearest(role, _KNOWN)}")
+        if column not in table.columns:
+            raise DataError(f"{table.name} has no column '{column}', which columns names for {role}: "
+                            f"{nearest(column, table.columns)}")  # fmt: skip
+    own = {**table.aliases, **{name: name for name in table.columns}}
+    # What `columns` takes for one thing is not another by its name too.
+    found = {
+        role: column for role, column in own.items() if _is_role(role) and column not in renamed.values()
+    }
+    found = {**found, **renamed}
+    if "prompt" not in found:
+        raise DataError(
+            f"{table.name} has no column 'prompt' (columns={{'prompt': NAME}} reads it from another one): "
+            f"{nearest('prompt', table.columns)}"
+        )
+    _check_no_slip(table, found)
+    if "target" in table.aliases and "source" not in found and found["target"] != table.aliases["target"]:
+        raise DataError(
+            f"{table.name} has both file_name and target but no source: say columns={{'source': 'file_name'}} to "
+            "edit the one into the other."
+        )
+    if ("height" in found) != ("width" in found):
+        raise DataError(f"{table.name} has only one of the columns height and width: give both, or none.")
+    further = sorted(int(role[7:]) for role in found if role.startswith("source_"))
+    if further and (further != list(range(2, len(further) + 2)) or "source" not in found):
+        raise DataError(f"{table.name} has the column source_{further[-1]} but not all before it: "
+                        "name them source, source_2, source_3 and so on.")  # fmt: skip
+    order = ["prompt", "source", *(f"source_{number}" for number in further), *_KNOWN[3:]]
+    return {role: found[role] for role in order if role in found}
+
+
+def _is_role(name: str) -> bool:
+    return name in _KNOWN or _FURTHER_SOURCE.fullmatch(name) is not None
+
+
+def _check_no_slip(table: Table, found: Mapping[str, str]) -> None:
+    """Stop at a column that is all but one of ours: it would be ignored, and an edit become text-to-image."""
+    for role in _KNOWN:
+        for column in table.columns:
+            if role in found or column in found.values() or column[:1].lower() != role[0]:
+                continue
+            if difflib.SequenceMatcher(None, column.lower(), role).ratio() >= 0.83:
+                raise DataError(
+                    f"{table.name} has a column '{column}' but no '{role}': rename it to '{role}', or to "
+                    "something less alike."
+                )
+
+
+def _as_list(cell: Any, what: str) -> list[Any]:
+    """The images of a cell: a list, a JSON list of paths as text, or one image."""
+    if isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]"):
+        try:
+            cell = json.loads(cell)
+        except ValueError:
+            raise DataError(
+                f'{what} ({cell!r}) is no JSON list: write ["first.png", "second.png"].'
+            ) from None
+    return list(cell) if isinstance(cell, (list, tuple)) else [cell]
