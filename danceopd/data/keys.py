@@ -42,8 +42,8 @@ def content_key(*parts: object) -> str:
 def weights_fingerprint(path: str | Path) -> str:
     """A key of weights that takes seconds for tens of gigabytes: 64 hexadecimal digits.
 
-    Made of the names and sizes of the weights files below ``path`` and of 4 KiB out of every 8 MiB of them, the
-    last 4 KiB included; of configs, tokenizers and weights files up to 8 MiB every byte counts. Links are
+    Made of the names and sizes of the weights files below ``path``, and of 4 KiB out of every 8 MiB of them
+    and their last 4 KiB; of configs, tokenizers and weights files up to 8 MiB every byte counts. Links are
     followed. Times, hidden files, readmes, licences and files of other kinds do not count.
 
     It cannot see a change that keeps the size and lies between two samples, such as one small tensor replaced
