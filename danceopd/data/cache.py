@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -88,7 +89,8 @@ class TensorCache:
                 left.unlink(missing_ok=True)
         except OSError as error:
             if not (isinstance(error, FileNotFoundError) and path.is_file()):
-                partial.unlink(missing_ok=True)
+                with suppress(OSError):
+                    partial.unlink()
                 reason = error.strerror or error
                 raise OSError(
                     f"cannot write '{path}': {reason}; free space or choose another folder."

@@ -11,8 +11,9 @@ from danceopd.data.errors import DataError
 from danceopd.data.tables import Table
 from danceopd.settings import nearest
 
-_KNOWN: Final = ("prompt", "source", "source_2", "target", "height", "width", "route")
+_KNOWN: Final = frozenset({"prompt", "source", "target", "height", "width", "route"})
 _FURTHER_SOURCE: Final = re.compile(r"source_([2-9]|[1-9]\d+)")
+_NUMBERED: Final = re.compile(r"sources?[ _-]?\d+", re.IGNORECASE)
 _ALIKE: Final = 0.83  # finds soruce and sources, and lets source_id and weight pass
 
 
@@ -54,15 +55,8 @@ def read_as(table: Table, renamed: Mapping[str, str]) -> dict[str, str]:
     if further and (further != list(range(2, len(further) + 2)) or "source" not in found):
         raise DataError(f"{table.name} has the column source_{further[-1]} but not all before it: "
                         "name them source, source_2, source_3 and so on.")  # fmt: skip
-    order = [
-        "prompt",
-        "source",
-        *(f"source_{number}" for number in further),
-        "target",
-        "height",
-        "width",
-        "route",
-    ]
+    sources = ["source", *(f"source_{number}" for number in further)]
+    order = ["prompt", *sources, "target", "height", "width", "route"]
     return {role: found[role] for role in order if role in found}
 
 
@@ -72,11 +66,16 @@ def _is_role(name: str) -> bool:
 
 def _check_no_slip(table: Table, found: Mapping[str, str]) -> None:
     """Stop at a column that is all but one of ours: it would be ignored, and an edit become text-to-image."""
-    for role in _KNOWN:
-        for column in table.columns:
-            if role in found or column in found.values() or column[:1].lower() != role[0]:
-                continue
-            if difflib.SequenceMatcher(None, column.lower(), role).ratio() >= _ALIKE:
+    for column in table.columns:
+        if column in found.values() or _is_role(column):
+            continue
+        if _NUMBERED.fullmatch(column):
+            raise DataError(
+                f"{table.name} has a column '{column}': name sources source, source_2, source_3 and so on."
+            )
+        for role in _KNOWN.difference(found):
+            alike = difflib.SequenceMatcher(None, column.lower(), role).ratio() >= _ALIKE
+            if alike and column[0].lower() == role[0]:
                 raise DataError(
                     f"{table.name} has a column '{column}' but no '{role}': rename it to '{role}', or to "
                     "something less alike."

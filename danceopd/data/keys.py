@@ -123,7 +123,7 @@ def _feed(digest: Any, part: object) -> None:
             _feed(digest, side)
         flat = part.detach().cpu().contiguous().reshape(-1)
         _add(digest, b"b", flat.view(torch.uint8).numpy().data)
-    elif isinstance(part, Mapping):
+    elif isinstance(part, Mapping) and all(isinstance(name, str) for name in part):
         _head(digest, b"m", len(part))
         for name in sorted(part):
             _feed(digest, name)
