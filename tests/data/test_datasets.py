@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def table(folder: Path) -> pa.Table:
             "width": [32.0, None, 32.0, 32.0, None],
         }
     )
+
+
+def test_other_rows_need_none_of_these_packages(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt\nx\n")
+    code = (
+        "import sys; from danceopd.data import check_rows, load_rows; check_rows(load_rows(sys.argv[1])); "
+        "assert not {'pyarrow', 'datasets', 'pandas', 'diffusers'} & sys.modules.keys()"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "a.csv")]
+    outcome = subprocess.run(command, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
 
 
 class TestParquet:
