@@ -151,7 +151,7 @@ class Encoder:
         """Changes when anything does that an encoded tensor depends on."""
         if not self._fingerprint:
             parts = [
-                weights_fingerprint(self._checkpoint.folder / name)
+                _fingerprint(self._checkpoint.folder / name)
                 for name, kind in sorted(self._checkpoint.index.items())
                 if isinstance(kind, list) and kind[0] and name not in ("transformer", "scheduler")
             ]
@@ -234,6 +234,14 @@ def fit_source(source: Tensor, max_area: int, multiple: int) -> Tensor:
         )
     top, left = (height - rows) // 2, (width - columns) // 2
     return source[:, top : top + rows, left : left + columns].contiguous()
+
+
+def _fingerprint(component: Path) -> str:
+    """Of a model its weights, of a tokenizer every file."""
+    if any(component.glob("*.safetensors")):
+        return weights_fingerprint(component)
+    files = [file for file in sorted(component.iterdir()) if file.is_file()]
+    return content_key(*(part for file in files for part in (file.name, file.read_bytes())))
 
 
 def _is_shown() -> bool:
