@@ -24,7 +24,6 @@ LAYERS = (
     ("danceopd.training",),
     ("danceopd.families",),  # load_family, which knows every family
     ("danceopd.shapesworld",),
-    ("danceopd.data",),
     ("danceopd.sampling",),
     ("danceopd.data",),  # rows of files, whatever family reads them
     (
