@@ -96,8 +96,9 @@ class Encoder:
 
     def _cached(self, example: Example, cache: TensorCache) -> _Entry:
         sources = self._sources(example)
-        # A prompt that the encoder reads together with images is another prompt for other images.
-        seen = sources if self._conventions.prompt_sees_sources else []
+        # A prompt that the encoder reads together with images is another prompt for other images; and some
+        # templates have a place for each image.
+        seen = sources if self._conventions.prompt_sees_sources else [len(sources)]
 
         def prompt_key(prompt: str) -> str:
             return content_key(self._identity(), "prompt", prompt, *seen)
@@ -151,7 +152,7 @@ class Encoder:
         """Changes when anything does that an encoded tensor depends on."""
         if not self._fingerprint:
             parts = [
-                weights_fingerprint(self._checkpoint.folder / name)
+                _component_key(self._checkpoint.folder / name)
                 for name, kind in sorted(self._checkpoint.index.items())
                 if isinstance(kind, list) and kind[0] and name not in ("transformer", "scheduler")
             ]
@@ -234,6 +235,14 @@ def fit_source(source: Tensor, max_area: int, multiple: int) -> Tensor:
         )
     top, left = (height - rows) // 2, (width - columns) // 2
     return source[:, top : top + rows, left : left + columns].contiguous()
+
+
+def _component_key(folder: Path) -> str:
+    """Of a model's weights, or of all files of a tokenizer or processor, which has none and is small."""
+    if any(folder.rglob("*.safetensors")):
+        return weights_fingerprint(folder)
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return content_key({str(file.relative_to(folder)): file.read_bytes() for file in files})
 
 
 def _is_shown() -> bool:
