@@ -1,8 +1,8 @@
 """Z-Image: text-to-image; and Z-Image Omni: that, and editing with one or several source images.
 
 Time enters as 1 - sigma, the output is the negative of the velocity, samples go in and come out as lists with
-a frame axis. Rows whose prompts differ in length share a forward: the model masks what pads them. Omni takes a
-prompt in pieces, with places between them for the sources and for the image that is made; a source is seen
+a frame axis. Rows whose prompts differ in length share a forward: the model masks what pads them. Omni takes
+a prompt in pieces, with places between them for the sources and for the image that is made; a source is seen
 twice, as a latent at time 1 (clean) and as SigLIP features. Our guidance scale s is s - 1 in diffusers.
 """
 

@@ -89,7 +89,7 @@ def rolled(kind: str, examples: Sequence[Example], noise: Tensor, **guidance: An
 
 
 def decoded(kind: str, prompts: list[str], size: tuple[int, int], **call: Any) -> tuple[Tensor, Tensor]:
-    """What the pipeline's own call decodes, in its loop's layout, and the images in 0 .. 1 that come of it."""
+    """What the pipeline's own call decodes, in its loop's layout, and the images in 0 .. 1 made of it."""
     seen: list[Tensor] = []
 
     def keep(_: object, step: int, time: object, state: dict[str, Tensor]) -> dict[str, Tensor]:
