@@ -28,5 +28,5 @@ def test_a_device_that_is_not_here_is_one_sentence(
 
 
 def test_an_unknown_family_is_one_sentence() -> None:
-    with pytest.raises(ValueError, match="family 'sd3' is neither shapesworld, nor a folder that is here, nor a repository"):
+    with pytest.raises(ValueError, match="family 'sd3' is neither shapesworld, nor a folder that is here"):
         load_family("sd3")

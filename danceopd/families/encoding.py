@@ -152,7 +152,7 @@ class Encoder:
         """Changes when anything does that an encoded tensor depends on."""
         if not self._fingerprint:
             parts = [
-                _component_key(self._checkpoint.folder / name)
+                _fingerprint(self._checkpoint.folder / name)
                 for name, kind in sorted(self._checkpoint.index.items())
                 if isinstance(kind, list) and kind[0] and name not in ("transformer", "scheduler")
             ]
@@ -237,12 +237,12 @@ def fit_source(source: Tensor, max_area: int, multiple: int) -> Tensor:
     return source[:, top : top + rows, left : left + columns].contiguous()
 
 
-def _component_key(folder: Path) -> str:
-    """Of a model's weights, or of all files of a tokenizer or processor, which has none and is small."""
-    if any(folder.rglob("*.safetensors")):
-        return weights_fingerprint(folder)
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return content_key({str(file.relative_to(folder)): file.read_bytes() for file in files})
+def _fingerprint(component: Path) -> str:
+    """Of a model its weights, of a tokenizer every file."""
+    if any(component.glob("*.safetensors")):
+        return weights_fingerprint(component)
+    files = [file for file in sorted(component.iterdir()) if file.is_file()]
+    return content_key(*(part for file in files for part in (file.name, file.read_bytes())))
 
 
 def _is_shown() -> bool:

@@ -61,7 +61,7 @@ class ZImage(Conventions):
         return {"sigmas": sigmas, **dynamic_shift(self.scheduler_config, tokens)}
 
     def encode_prompt(self, pipe: Any, prompt: str, sources: Sequence[Tensor]) -> Encoded:
-        """`piece0`, and for Omni with n sources n + 1 more: [L, D] each, without padding."""
+        """`piece0`, and for Omni with n > 0 sources n + 1 more: [L, D] each, without padding."""
         about_sources = {"num_condition_images": len(sources)} if self._is_omni else {}
         (pieces,), _ = pipe.encode_prompt(prompt, do_classifier_free_guidance=False, **about_sources)
         return {f"piece{i}": piece for i, piece in enumerate(pieces if self._is_omni else [pieces])}

@@ -211,12 +211,12 @@ def test_teachers_of_other_models_are_refused_and_leave_the_base_alone(tmp_path:
         name: torch.cat([t, t], dim=1) if "lora_A" in name else t for name, t in load_file(wide.path).items()
     }
     save_file(tensors, wide.path)
-    with pytest.raises(ValueError, match="is not for .*other shapes than the model at"):
+    with pytest.raises(ValueError, match=r"is not for .*other shapes than the model at"):
         family.teacher(Teacher("wide", lora=str(wide.path)))
     with pytest.raises(ValueError, match="belong to no layer"):
         path = make_lora(tiny.build("sd3").transformer, tmp_path / "sd3").path
         family.teacher(Teacher("sd3", lora=str(path)))
-    with pytest.raises(ValueError, match="cannot be loaded as Flux2Transformer2DModel|is of another model"):
+    with pytest.raises(ValueError, match=r"cannot be loaded as Flux2Transformer2DModel|is of another model"):
         family.teacher(Teacher("flux1", checkpoint=str(folder_of("flux1-dev"))))
     assert torch.equal(velocity(family, family.teacher(Teacher("base"))), before)
     assert not any(".lora_" in name for name, _ in family.base.named_parameters())
