@@ -33,7 +33,7 @@ class Conventions(ABC):
         targets: endings of the layers that a student's LoRA is put on.
         negative_prompt: what guidance contrasts with.
         max_sources: source images of one sample at most; 0 where the family cannot edit.
-        prompt_sees_sources: whether the text encoder looks at the source images too.
+        prompt_sees_sources: whether the text encoder looks at the source images, not only at their number.
         default_guidance: the guidance vector of a guidance-distilled model when none is asked for.
         needs_source: whether a sample without a source image cannot be made.
         comfyui_prefix: what ComfyUI expects before the layers' names in a LoRA's file.

@@ -6,8 +6,9 @@ from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conventions import Conventions
 from danceopd.families.flux2 import Flux2
 from danceopd.families.sd3 import StableDiffusion3
+from danceopd.families.z_image import ZImage
 
-_BUILT_IN: tuple[type[Conventions], ...] = (StableDiffusion3, Flux2)
+_BUILT_IN: tuple[type[Conventions], ...] = (StableDiffusion3, Flux2, ZImage)
 _CONVENTIONS = {pipeline: kind for kind in _BUILT_IN for pipeline in kind.pipelines}
 
 
