@@ -59,7 +59,13 @@ class QwenImage(Conventions):
         return int(self.transformer_config["in_channels"]) // 4, 2 * tokens_down, 2 * tokens_across
 
     def schedule(self, num_steps: int, shape: Sequence[int]) -> dict[str, Any]:
-        """Even sigmas, shifted by a mu that depends on the number of tokens."""
+        """Even sigmas, shifted by a mu that depends on the number of tokens.
+
+        Raises:
+            ValueError: there is one step only, which cannot end both at 1 and at the terminal sigma.
+        """
+        if num_steps < 2 and self.scheduler_config.get("shift_terminal"):
+            raise ValueError("its terminal sigma needs a step of its own.")
         tokens = shape[-2] * shape[-1] // 4
         return {"sigmas": even_sigmas(num_steps), **dynamic_shift(self.scheduler_config, tokens)}
 
