@@ -172,7 +172,7 @@ def test_debug_shows_where_an_error_comes_from(config: Path) -> None:
 def test_what_goes_wrong_below_is_one_sentence_too(
     config: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:
-    def fail(self: TinyFamily, spec: str) -> None:
+    def fail(self: TinyFamily, spec: str, **_: object) -> None:
         raise error
 
     monkeypatch.setattr(TinyFamily, "data", fail)
@@ -181,7 +181,7 @@ def test_what_goes_wrong_below_is_one_sentence_too(
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), ImportError("bug", name="danceopd.flow")])
 def test_a_bug_keeps_its_traceback(config: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def fail(self: TinyFamily, spec: str) -> None:
+    def fail(self: TinyFamily, spec: str, **_: object) -> None:
         raise error
 
     monkeypatch.setattr(TinyFamily, "data", fail)

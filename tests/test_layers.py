@@ -26,6 +26,7 @@ LAYERS = (
     ("danceopd.shapesworld",),
     ("danceopd.data",),
     ("danceopd.sampling",),
+    ("danceopd.data",),  # rows of files, whatever family reads them
     (
         "danceopd.families.base",
         "danceopd.families.config",
@@ -41,7 +42,9 @@ LAYERS = (
 # Who alone may import these.
 RESERVED = {
     "_danceopd": ("danceopd.ops",),
+    "datasets": ("danceopd.data",),
     "diffusers": ("danceopd.families", "danceopd.schedulers", "danceopd.shapesworld"),
+    "pyarrow": ("danceopd.data",),
 }
 
 

@@ -1,4 +1,4 @@
-"""Data: a route's rows from files, all of them checked up front, and the cache of what encoders make of them."""
+"""A route's rows from files, all of them checked up front, and the cache of what encoders make of them."""
 
 from __future__ import annotations
 

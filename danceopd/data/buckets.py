@@ -9,13 +9,14 @@ from typing import Final
 Size = tuple[int, int]
 
 # Long side over short side: those that cameras and screens have, up to 2.
-_RATIOS: Final = (1.0, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 2.0)
+_RATIOS: Final = (5 / 4, 4 / 3, 3 / 2, 16 / 9, 2.0)
+_AREA: Final = 0.25  # share by which the area of a size that is not square may be off
 
 
 def buckets(resolution: int, multiple: int) -> tuple[Size, ...]:
     """Sizes of about ``resolution`` ** 2 pixels, from 1:2 to 2:1, and each with its transpose.
 
-    There are 11 of them where ``multiple`` is fine enough against ``resolution`` to tell them apart.
+    There are 11 of them, and fewer where ``multiple`` is too coarse for ``resolution`` to tell them apart.
 
     Args:
         resolution: side in pixels of the square one, rounded to ``multiple``.
@@ -33,11 +34,11 @@ def buckets(resolution: int, multiple: int) -> tuple[Size, ...]:
         raise ValueError(f"resolution must be at least multiple={multiple}, got {resolution}: raise it.")
     square = _rounded(resolution, multiple)
     sizes = {(square, square)}
-    for ratio in _RATIOS[1:]:
-        long = _rounded(resolution * math.sqrt(ratio), multiple)
-        short = _rounded(resolution**2 / long, multiple)
-        # Rounding may push the last ratios of a coarse ladder past 2, or make one square again.
-        if short < long <= 2 * short:
+    for ratio in _RATIOS:
+        short = _rounded(resolution / math.sqrt(ratio), multiple)
+        long = min(_rounded(resolution**2 / short, multiple), 2 * short)
+        # A coarse multiple may make it square again, or leave no size of this ratio and area.
+        if short < long and abs(short * long / resolution**2 - 1) <= _AREA:
             sizes |= {(long, short), (short, long)}
     return tuple(sorted(sizes, key=lambda size: size[0] / size[1]))
 

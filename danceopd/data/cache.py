@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -52,7 +53,7 @@ class TensorCache:
         """
         path = self.path(key)
         try:
-            # Not mapped into memory: tensors would outlive the reading, and a file cut short kill the process.
+            # Not mapped into memory, where a file that is cut short later would kill the process.
             content = path.read_bytes()
             tensors = load(content)
         except (OSError, SafetensorError, KeyError):  # KeyError: of a dtype that torch has not
@@ -88,7 +89,8 @@ class TensorCache:
                 left.unlink(missing_ok=True)
         except OSError as error:
             if not (isinstance(error, FileNotFoundError) and path.is_file()):
-                partial.unlink(missing_ok=True)
+                with suppress(OSError):
+                    partial.unlink()
                 reason = error.strerror or error
                 raise OSError(
                     f"cannot write '{path}': {reason}; free space or choose another folder."

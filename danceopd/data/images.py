@@ -30,7 +30,8 @@ def is_blank(value: Any) -> bool:
 def load_image(value: Any, folder: Path, what: str) -> Tensor:
     """Decode one image: uint8 [3, H, W], upright as its EXIF data says, transparency laid on white.
 
-    Of an animation the first frame counts; 16-bit greys keep their upper 8 bits; colour profiles are not applied.
+    Of an animation the first frame counts; 16-bit greys keep their upper 8 bits; colour profiles are not
+    applied.
 
     Args:
         value: a path, encoded bytes, ``{"bytes": ..., "path": ...}``, or a PIL image.

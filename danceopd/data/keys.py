@@ -42,12 +42,12 @@ def content_key(*parts: object) -> str:
 def weights_fingerprint(path: str | Path) -> str:
     """A key of weights that takes seconds for tens of gigabytes: 64 hexadecimal digits.
 
-    It is made of the weights files' names below ``path``, their sizes, their first and last 4 KiB and 4 KiB out of
-    every 8 MiB between, and of all bytes of configs and tokenizers and of weights files up to 8 MiB. Times of change, links in place
-    of files, hidden files, readmes, licences and files of other kinds do not count.
+    Made of the names and sizes of the weights files below ``path``, and of 4 KiB out of every 8 MiB of them
+    and their last 4 KiB; of configs, tokenizers and weights files up to 8 MiB every byte counts. Links are
+    followed. Times, hidden files, readmes, licences and files of other kinds do not count.
 
     It cannot see a change that keeps the size and lies between two samples, such as one small tensor replaced
-    in a large file; another training, merge, precision or quantisation of the weights changes nearly all bytes.
+    in a large file. Another training, merge, precision or quantisation changes nearly all bytes.
 
     Args:
         path: a folder, or one weights file, whose own name does not count.
@@ -123,7 +123,7 @@ def _feed(digest: Any, part: object) -> None:
             _feed(digest, side)
         flat = part.detach().cpu().contiguous().reshape(-1)
         _add(digest, b"b", flat.view(torch.uint8).numpy().data)
-    elif isinstance(part, Mapping):
+    elif isinstance(part, Mapping) and all(isinstance(name, str) for name in part):
         _head(digest, b"m", len(part))
         for name in sorted(part):
             _feed(digest, name)

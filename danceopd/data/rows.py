@@ -1,24 +1,21 @@
-"""A route's rows, read from a table: what each column means, and one row as an example."""
+"""A route's rows: one row as an example, its images decoded when it is asked for."""
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from torch import Tensor
 
+from danceopd.data.columns import read_as
 from danceopd.data.errors import DataError
 from danceopd.data.images import is_blank, load_image
 from danceopd.data.tables import Table, open_table
 from danceopd.families.base import Example
 from danceopd.settings import nearest
 
-_KNOWN: Final = ("prompt", "source", "source_2", "target", "height", "width", "route")
-_FURTHER_SOURCE: Final = re.compile(r"source_([2-9]|[1-9]\d+)")
 _LARGEST_SIDE: Final = 16384  # pixels; beyond it a size is a slip of the pen
 
 
@@ -27,8 +24,7 @@ class Rows:
 
     Args:
         table: where the cells are.
-        columns: the table's column for each of prompt, source, source_2 ..., target, height, width, route that
-            it has.
+        columns: the table's column for each kind of cell that it has: prompt, source, source_2, and so on.
         kept: the table's rows that these are, from 0.
         folder: what relative paths start at.
     """
@@ -38,10 +34,10 @@ class Rows:
         self._columns = dict(columns)
         self._kept = kept
         self._folder = folder
-        texts = {
-            role: table.column(columns[role]) for role in ("prompt", "height", "width") if role in columns
-        }
-        self._texts = {role: [cells[row] for row in kept] for role, cells in texts.items()}
+        self._texts: dict[str, list[Any]] = {}
+        for role in {"prompt", "height", "width"} & columns.keys():
+            cells = table.column(columns[role])
+            self._texts[role] = [cells[row] for row in kept]
 
     @property
     def name(self) -> str:
@@ -143,8 +139,8 @@ class Rows:
             number = 0.0
         if not number.is_integer() or isinstance(value, bool) or not 1 <= number <= _LARGEST_SIDE:
             raise DataError(
-                f"the {side} of {self.describe(row)} must be a whole number of pixels from 1 to {_LARGEST_SIDE}, "
-                f"got {value!r}: correct it."
+                f"the {side} of {self.describe(row)} must be a whole number of pixels from 1 to "
+                f"{_LARGEST_SIDE}, got {value!r}: correct it."
             )
         return int(number)
 
@@ -169,9 +165,9 @@ def load_rows(
     route                     keeps a row for the route of that name alone
     ========================  ======================================================================
 
-    An image folder is one that holds metadata.csv, .jsonl or .parquet, with the columns above. As in Hugging
-    Face's imagefolder, ``file_name`` is a path below the folder, and ``source_file_name`` is read as ``source``.
-    ``file_name`` is the target, since captioned images are that; to edit these images instead, say
+    An image folder holds metadata.csv, .jsonl or .parquet, with the columns above. As in Hugging Face's
+    imagefolder, ``file_name`` is a path below the folder, and ``source_file_name`` is read as ``source``.
+    ``file_name`` is the target, since that is what a captioned image is; to edit these images instead, say
     ``columns={"source": "file_name"}``. Images that the metadata does not name are left out.
 
     Parquet files and datasets may hold the images themselves (encoded bytes, or ``{"bytes", "path"}``).
@@ -181,8 +177,8 @@ def load_rows(
             `datasets.Dataset.save_to_disk`; or a `datasets.Dataset`.
         route: the route's name; without it every row is kept.
         columns: which column to read instead, such as ``{"prompt": "caption"}``.
-        root: folder that relative paths start at; that of the file which names them when None, and the working
-            directory for a dataset in memory.
+        root: folder that relative paths start at; that of the file which names them when None, and the
+            working directory for a dataset in memory.
 
     Raises:
         DataError: there is no such file, it cannot be read, a column is missing, or no row is left.
@@ -191,7 +187,7 @@ def load_rows(
     table = open_table(spec)
     if not len(table):
         raise DataError(f"{table.name} has no rows: give it at least one.")
-    known = _read_as(table, columns or {})
+    known = read_as(table, columns or {})
     kept: Sequence[int] = range(len(table))
     if route is not None and "route" in known:
         names = [str(name).strip() for name in table.column(known["route"])]
@@ -201,65 +197,11 @@ def load_rows(
     return Rows(table, known, kept, table.folder if root is None else Path(root).expanduser())
 
 
-def _read_as(table: Table, renamed: Mapping[str, str]) -> dict[str, str]:
-    """The table's column for each kind of cell, sources in their order."""
-    for role, column in renamed.items():
-        if not _is_role(role):
-            raise DataError(f"columns has the unknown key '{role}': {nearest(role, _KNOWN)}")
-        if column not in table.columns:
-            raise DataError(f"{table.name} has no column '{column}', which columns names for {role}: "
-                            f"{nearest(column, table.columns)}")  # fmt: skip
-    own = {**table.aliases, **{name: name for name in table.columns}}
-    # What `columns` takes for one thing is not another by its name too.
-    found = {
-        role: column for role, column in own.items() if _is_role(role) and column not in renamed.values()
-    }
-    found = {**found, **renamed}
-    if "prompt" not in found:
-        raise DataError(
-            f"{table.name} has no column 'prompt' (columns={{'prompt': NAME}} reads it from another one): "
-            f"{nearest('prompt', table.columns)}"
-        )
-    _check_no_slip(table, found)
-    if "target" in table.aliases and "source" not in found and found["target"] != table.aliases["target"]:
-        raise DataError(
-            f"{table.name} has both file_name and target but no source: say columns={{'source': 'file_name'}} to "
-            "edit the one into the other."
-        )
-    if ("height" in found) != ("width" in found):
-        raise DataError(f"{table.name} has only one of the columns height and width: give both, or none.")
-    further = sorted(int(role[7:]) for role in found if role.startswith("source_"))
-    if further and (further != list(range(2, len(further) + 2)) or "source" not in found):
-        raise DataError(f"{table.name} has the column source_{further[-1]} but not all before it: "
-                        "name them source, source_2, source_3 and so on.")  # fmt: skip
-    order = ["prompt", "source", *(f"source_{number}" for number in further), *_KNOWN[3:]]
-    return {role: found[role] for role in order if role in found}
-
-
-def _is_role(name: str) -> bool:
-    return name in _KNOWN or _FURTHER_SOURCE.fullmatch(name) is not None
-
-
-def _check_no_slip(table: Table, found: Mapping[str, str]) -> None:
-    """Stop at a column that is all but one of ours: it would be ignored, and an edit become text-to-image."""
-    for role in _KNOWN:
-        for column in table.columns:
-            if role in found or column in found.values() or column[:1].lower() != role[0]:
-                continue
-            if difflib.SequenceMatcher(None, column.lower(), role).ratio() >= 0.83:
-                raise DataError(
-                    f"{table.name} has a column '{column}' but no '{role}': rename it to '{role}', or to "
-                    "something less alike."
-                )
-
-
 def _as_list(cell: Any, what: str) -> list[Any]:
     """The images of a cell: a list, a JSON list of paths as text, or one image."""
     if isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]"):
         try:
             cell = json.loads(cell)
         except ValueError:
-            raise DataError(
-                f'{what} ({cell!r}) is no JSON list: write ["first.png", "second.png"].'
-            ) from None
+            raise DataError(f'{what} ({cell!r}) is no JSON list: write ["one.png", "two.png"].') from None
     return list(cell) if isinstance(cell, (list, tuple)) else [cell]

@@ -73,8 +73,8 @@ def read_csv(path: Path, name: str) -> TextTable:
                 lines.append(begin)
             else:
                 raise DataError(
-                    f"line {begin} of '{path}' has {len(fields)} fields but the header names {len(header)}: put "
-                    "a field that has commas in quotes, and leave none out."
+                    f"line {begin} of '{path}' has {len(fields)} fields but the header names {len(header)}: "
+                    "put a field that has commas in quotes, and leave none out."
                 )
     except csv.Error as error:
         raise DataError(
@@ -103,11 +103,14 @@ def read_jsonl(path: Path, name: str) -> TextTable:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f'line {number} of \'{path}\' is no JSON ({error}): write one {{"prompt": ...}} '
-                            "per line.") from None  # fmt: skip
+            raise DataError(
+                f"line {number} of '{path}' is no JSON ({error}): write one {{\"prompt\": ...}} per line."
+            ) from None
         if not isinstance(record, dict):
-            raise DataError(f"line {number} of '{path}' is a JSON {type(record).__name__} and no object: write "
-                            'one {"prompt": ...} per line.')  # fmt: skip
+            raise DataError(
+                f"line {number} of '{path}' is a {type(record).__name__} and no JSON object: "
+                'write one {"prompt": ...} per line.'
+            )
         records.append(record)
         lines.append(number)
     columns = dict.fromkeys(key for record in records for key in record)

@@ -63,6 +63,11 @@ class Teacher:
                     f"teacher '{self.name}' has {key}={getattr(self, key)!r} but no checkpoint of its own: "
                     "the base is shared with the student; name a checkpoint, or drop the key."
                 )
+        if self.quantization and self.lora is not None:
+            raise ValueError(
+                f"teacher '{self.name}' has quantization and a lora, but an adapter is not put on rounded "
+                "weights: merge it into the checkpoint, or drop one of the two."
+            )
         if self.lora is None and self.scale != 1.0:
             raise ValueError(
                 f"teacher '{self.name}' has scale={self.scale} but no lora to scale: name the lora too."

@@ -1,8 +1,9 @@
 """LoRA files of every common format, read whole or not at all.
 
 diffusers, PEFT and single-file formats (kohya, ComfyUI, the model makers' own) name the same factors
-differently. diffusers converts what it knows; here nothing may be left over, since a key that matches no
-layer means a teacher that is partly the base model.
+differently. Factors whose stem is a layer of the model under any of the usual prefixes are taken as they are;
+for the names of a model's original code diffusers' own conversion is asked. Nothing may be lost on the way,
+since a key that is skipped, or an alpha, means a teacher that is partly the base model.
 """
 
 from __future__ import annotations
@@ -10,28 +11,42 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from danceopd.families.lora import Factors, Lora
 
-_PREFIX = "transformer."
-_PEFT_PREFIX = "base_model.model."
-_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
-_NO_PLAIN_LORA = ("dora_scale", "lora_magnitude_vector", "lokr_", "hada_", "oft_", "lora_embedding")
+_FILES: Final = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+_NO_PLAIN_LORA: Final = ("dora_scale", "lora_magnitude_vector", "lokr_", "hada_", "oft_", "lora_embedding")
+_PREFIXES: Final = (
+    "base_model.model.",
+    "transformer.",
+    "diffusion_model.",
+    "lora_unet_",
+    "lora_transformer_",
+    "",
+)
+_FACTOR: Final = re.compile(
+    r"(?P<stem>.+?)\.(?:(?P<a>lora_A|lora_down|lora\.down)|lora_B|lora_up|lora\.up)(?:\.default)?\.weight"
+)
+_SAME: Final = 1e-3  # of one layer's energy
 
 
-def read_lora(pipeline_class: Any, path_or_repo: str, weight_name: str | None = None) -> Lora:
+def read_lora(
+    pipeline_class: Any, layers: Collection[str], path_or_repo: str, weight_name: str | None = None
+) -> Lora:
     """The factors of an adapter, by the layers of the pipeline's transformer.
 
     Args:
-        pipeline_class: diffusers' class of the base's pipeline; it knows the single-file formats of its
-            family.
+        pipeline_class: diffusers' class of the base's pipeline; it knows the original names of its family.
+        layers: names of the transformer's linear layers.
         path_or_repo: a safetensors file, a folder that holds one, or a repository of the Hugging Face Hub.
         weight_name: the file inside the folder or repository, where it holds several.
 
@@ -40,21 +55,155 @@ def read_lora(pipeline_class: Any, path_or_repo: str, weight_name: str | None = 
             transformer; the message lists it.
     """
     path = _find(path_or_repo, weight_name)
-    tensors, about = _read(path)
-    if not tensors:
-        raise ValueError(f"'{path}' holds no tensors: give a LoRA's safetensors file.")
+    tensors, metadata = _read(path)
+    config = path.with_name("adapter_config.json")
+    about = _read_config(config) if config.is_file() else _about(metadata, path)
+    raw = _pairs(tensors, about, path)
+    names = _layer_names(raw, layers)
+    if all(name is not None for name in names.values()):
+        return {str(names[stem]): factors for stem, factors in raw.items()}
+    return _convert(pipeline_class, raw, layers, path)
+
+
+def _pairs(tensors: Mapping[str, Tensor], about: Mapping[str, Any], path: Path) -> dict[str, Factors]:
+    """Every tensor of a file as a factor of some stem; None is left over."""
     odd = sorted(name for name in tensors if any(mark in name for mark in _NO_PLAIN_LORA))
     if odd:
         raise ValueError(
             f"'{path}' is not a plain LoRA ({_some(odd)}): merge it into a checkpoint and give that as the "
             "teacher's checkpoint."
         )
-    config = path.with_name("adapter_config.json")
-    if all(name.startswith(_PEFT_PREFIX) for name in tensors) and config.is_file():
-        names = {f"{_PREFIX}{name.removeprefix(_PEFT_PREFIX)}": tensor for name, tensor in tensors.items()}
-        return _assemble(path, names, _read_config(config))
-    converted, alphas = _convert(pipeline_class, tensors, path)
-    return _assemble(path, converted | alphas, _about(about, path))
+    down: dict[str, Tensor] = {}
+    up: dict[str, Tensor] = {}
+    alphas: dict[str, float] = {}
+    unused: list[str] = []
+    for name, tensor in tensors.items():
+        if match := _FACTOR.fullmatch(name):
+            (down if match["a"] else up)[match["stem"]] = tensor
+        elif name.endswith(".alpha"):
+            alphas[name.removesuffix(".alpha")] = float(tensor)
+        else:
+            unused.append(name)
+    unused += [f"{stem}.alpha" for stem in alphas.keys() - down.keys() - up.keys()]
+    if not tensors:
+        raise ValueError(f"'{path}' holds no tensors: give a LoRA's safetensors file.")
+    if unused:
+        raise ValueError(
+            f"'{path}' holds {len(unused)} keys that are no LoRA factors ({_some(unused)}): a teacher must "
+            "be whole, so give a file of LoRA factors alone."
+        )
+    if bad := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise ValueError(f"'{path}' holds values that are not finite at {_some(bad)}: export it again.")
+    broken = sorted(
+        stem
+        for stem in down.keys() | up.keys()
+        if stem not in down
+        or stem not in up
+        or down[stem].ndim != 2
+        or up[stem].ndim != 2
+        or up[stem].shape[1] != down[stem].shape[0]
+    )
+    if broken:
+        raise ValueError(f"'{path}' has no two factors that fit at {_some(broken)}: fetch it again.")
+    return {
+        stem: Factors(a, up[stem], _scale(about, stem, a.shape[0], alphas.get(stem)))
+        for stem, a in down.items()
+    }
+
+
+def _layer_names(raw: Mapping[str, Factors], layers: Collection[str]) -> dict[str, str | None]:
+    """The layer that each stem names, None where it names none."""
+    known = {layer: layer for layer in layers} | {layer.replace(".", "_"): layer for layer in layers}
+    return {
+        stem: next(
+            (
+                known[stem.removeprefix(prefix)]
+                for prefix in _PREFIXES
+                if stem.startswith(prefix) and stem.removeprefix(prefix) in known
+            ),
+            None,
+        )
+        for stem in raw
+    }
+
+
+def _convert(pipeline_class: Any, raw: Mapping[str, Factors], layers: Collection[str], path: Path) -> Lora:
+    """What diffusers makes of original names, in the first of three spellings from which nothing is lost.
+
+    That is tried on factors of equal energy first, among which a skipped layer or alpha shows.
+    """
+    probe = {stem: _of_unit_energy(factors) for stem, factors in raw.items()}
+    why = "their names are not known"
+    for spell in (_as_down_up, _as_a_b, _as_kohya):
+        try:
+            tried = _pairs(_converted(pipeline_class, spell(probe)), {}, path)
+            lora = _pairs(_converted(pipeline_class, spell(raw)), {}, path)
+        except Exception as error:  # conversions raise whatever a missing key makes of their code
+            why = " ".join(f"{type(error).__name__} {error}".split())[:200].rstrip(".") or why
+            continue
+        names = _layer_names(lora, layers)
+        if None in names.values():
+            why = "diffusers knows no layer for some of them"
+        elif abs(sum(map(_energy, tried.values())) - len(raw)) > _SAME:
+            why = "diffusers' conversion skips a part of the file"
+        else:
+            return {str(names[stem]): factors for stem, factors in lora.items()}
+    strange = [stem for stem, name in _layer_names(raw, layers).items() if name is None]
+    raise ValueError(
+        f"'{path}' holds {len(strange)} factors that belong to no layer of the transformer "
+        f"({_some(strange)}; {why}): a teacher must be whole, so give a LoRA that was trained for this model."
+    )
+
+
+def _converted(pipeline_class: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    convert = pipeline_class.lora_state_dict
+    apart = "return_alphas" in inspect.signature(convert).parameters
+    with _quiet():
+        result = convert(tensors, **({"return_alphas": True} if apart else {}))
+    state, alphas = result if apart else (result, {})
+    return {**state, **(alphas or {})}
+
+
+def _as_down_up(raw: Mapping[str, Factors]) -> dict[str, Tensor]:
+    spelled = {}
+    for stem, factors in raw.items():
+        spelled[f"{stem}.lora_down.weight"] = factors.a
+        spelled[f"{stem}.lora_up.weight"] = factors.b
+        spelled[f"{stem}.alpha"] = torch.tensor(factors.scale * factors.rank)
+    return spelled
+
+
+def _as_a_b(raw: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """Without alpha, which some conversions refuse: the scale goes into B."""
+    spelled = {}
+    for stem, factors in raw.items():
+        spelled[f"{stem}.lora_A.weight"] = factors.a
+        spelled[f"{stem}.lora_B.weight"] = factors.b * factors.scale
+    return spelled
+
+
+def _as_kohya(raw: Mapping[str, Factors]) -> dict[str, Tensor]:
+    def plain(stem: str) -> str:
+        for prefix in _PREFIXES:
+            if prefix and stem.startswith(prefix):
+                return stem.removeprefix(prefix)
+        return stem
+
+    return _as_down_up(
+        {f"lora_unet_{plain(stem).replace('.', '_')}": factors for stem, factors in raw.items()}
+    )
+
+
+def _of_unit_energy(factors: Factors) -> Factors:
+    a, b = torch.ones_like(factors.a, dtype=torch.float64), torch.ones_like(factors.b, dtype=torch.float64)
+    whole = Factors(a, b, factors.scale)
+    return Factors(a, b / _energy(whole) ** 0.5, factors.scale) if factors.scale else whole
+
+
+def _energy(part: Factors) -> float:
+    """``|scale B A|^2``, whose sum over a LoRA stays the same however layers are named, fused or split."""
+    a, b = part.a.double(), part.b.double()
+    return part.scale**2 * float(((a @ a.T) * (b.T @ b)).sum())
 
 
 def _find(path_or_repo: str, weight_name: str | None) -> Path:
@@ -110,85 +259,33 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"'{path}' cannot be read as safetensors ({reason}): fetch it again.") from None
 
 
-def _convert(
-    pipeline_class: Any, tensors: dict[str, Tensor], path: Path
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Diffusers' names, and the alphas that diffusers keeps apart for some families."""
-    convert = pipeline_class.lora_state_dict
-    apart = "return_alphas" in inspect.signature(convert).parameters
-    try:
-        with _quiet():
-            # A copy: the conversions empty what they are given.
-            result = convert(dict(tensors), **({"return_alphas": True} if apart else {}))
-    except Exception as error:  # the conversions raise whatever a missing key makes of their code
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
-        raise ValueError(
-            f"'{path}' is no LoRA for {pipeline_class.__name__} that diffusers can convert ({reason}): give "
-            "one that was trained for this family."
-        ) from None
-    state, alphas = result if apart else (result, {})
-    return dict(state), dict(alphas or {})
-
-
-def _assemble(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Lora:
-    unused = dict(tensors)
-    lora: dict[str, Factors] = {}
-    for name in sorted(tensors):
-        layer, found, _ = name.partition(".lora_A.weight")
-        if not found:
-            layer, found, _ = name.partition(".lora.down.weight")
-        if not found:
-            layer, found, _ = name.partition(".lora_down.weight")
-        if not found:
-            continue
-        a = unused.pop(name)
-        other = {".lora_A.weight": ".lora_B.weight"}.get(found, found.replace("down", "up"))
-        b = unused.pop(f"{layer}{other}", None)
-        if b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-            shapes = [list(a.shape), None if b is None else list(b.shape)]
-            raise ValueError(
-                f"'{path}' is no whole LoRA: the factors of '{layer}' have the shapes "
-                f"{shapes[0]} and {shapes[1]}; fetch it again."
-            )
-        own = unused.pop(f"{layer}.alpha", None)
-        # Files written without the prefix are as whole as others; whether the layers fit is asked of the
-        # model.
-        layer = layer.removeprefix(_PEFT_PREFIX).removeprefix(_PREFIX)
-        lora[layer] = Factors(a, b, _scale(about, layer, a.shape[0], None if own is None else float(own)))
-    if unused:
-        raise ValueError(
-            f"'{path}' holds {len(unused)} keys that are no LoRA factors of the transformer "
-            f"({_some(unused)}): a teacher must be whole, so give a file without them, or one of this family."
-        )
-    return lora
-
-
-def _scale(about: Mapping[str, Any], layer: str, rank: int, own: float | None) -> float:
+def _scale(about: Mapping[str, Any], stem: str, rank: int, own: float | None) -> float:
     """Alpha / rank (or its root) as the file says; 1 where it says nothing, as in diffusers."""
     alpha = own
     if alpha is None:
-        alpha = next(
-            (
-                float(value)
-                for key, value in (about.get("alpha_pattern") or {}).items()
-                if _matches(layer, key)
-            ),
-            about.get("lora_alpha"),
-        )
+        patterns: Mapping[str, Any] = about.get("alpha_pattern") or {}
+        alpha = next((float(value) for key, value in patterns.items() if _matches(stem, key)), None)
+    if alpha is None:
+        alpha = about.get("lora_alpha")
     if alpha is None:
         return 1.0
     return float(alpha) / (rank**0.5 if about.get("use_rslora") else rank)
 
 
-def _matches(layer: str, key: str) -> bool:
-    plain = key.removeprefix("^").removesuffix("$").replace("\\", "")
-    return layer == plain or (not key.startswith("^") and layer.endswith(f".{plain}"))
+def _matches(stem: str, key: str) -> bool:
+    """Whether a key of PEFT's patterns, a layer's name or an expression of one, means this stem."""
+    for prefix in _PREFIXES:
+        if stem.startswith(prefix) and re.fullmatch(
+            rf"(.*\.)?({key.removeprefix('^')})$", stem.removeprefix(prefix)
+        ):
+            return True
+    return False
 
 
 def _about(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     try:
         about = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        return {key.removeprefix(_PREFIX): value for key, value in about.items()}
+        return {key.removeprefix("transformer."): value for key, value in about.items()}
     except (ValueError, AttributeError):
         raise ValueError(
             f"'{path}' has lora_adapter_metadata that cannot be read: export it again."
@@ -205,7 +302,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _some(names: Mapping[str, Any] | list[str]) -> str:
+def _some(names: Collection[str]) -> str:
     shown = ", ".join(sorted(names)[:8])
     return f"{shown}, ..." if len(names) > 8 else shown
 

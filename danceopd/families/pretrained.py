@@ -5,6 +5,7 @@ What differs from one family to the next is in its `Conventions`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -20,8 +21,9 @@ from danceopd.families.conditions import RowsCondition
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.conventions import Conventions
 from danceopd.families.encoding import EncodedRows, Encoder
-from danceopd.families.lora import Lora, load_adapter, rest_on
+from danceopd.families.lora import Lora, linear_layers, load_adapter, rest_on
 from danceopd.families.lora_files import read_lora
+from danceopd.families.placement import OffloadedField, hold_in_int8
 from danceopd.families.students import Start, full_student, is_transformer, lora_student, other_transformer
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 
@@ -97,8 +99,8 @@ class PretrainedFamily:
         self._buckets = buckets(resolution, multiple)
         self._encoder = Encoder(checkpoint, conventions, dtype, self.device, max_area=resolution**2)
         self._base: nn.Module | None = None
-        self._others: dict[Path, nn.Module] = {}
-        self._fields: dict[object, AdapterField] = {}
+        self._others: dict[tuple[Path, bool, str | None], nn.Module] = {}
+        self._fields: dict[Teacher, VelocityField] = {}
         self._adapter_numbers = count()
 
     # -- sizes
@@ -193,9 +195,9 @@ class PretrainedFamily:
             ValueError: its files are missing, damaged, or of another model; the message lists what is wrong.
         """
         predict = self._predict(teacher.guidance_vector, f"teacher '{teacher.name}'")
-        key = (teacher.checkpoint, teacher.lora, teacher.weight_name, teacher.scale, predict.guidance)
+        key = dataclasses.replace(teacher, name="-", guidance_scale=1.0, guidance_vector=predict.guidance)
         if key not in self._fields:
-            model = self.base if teacher.checkpoint is None else self._other(teacher.checkpoint)
+            model = self.base if teacher.checkpoint is None else self._other(teacher)
             adapter = None
             if teacher.lora is not None:
                 adapter = f"lora{next(self._adapter_numbers)}"
@@ -207,7 +209,8 @@ class PretrainedFamily:
                         f"the LoRA '{teacher.lora}' of teacher '{teacher.name}' is not for {self.name}: "
                         f"{error}; give one that was trained on this model."
                     ) from None
-            self._fields[key] = AdapterField(model, adapter, predict)
+            field: VelocityField = AdapterField(model, adapter, predict)
+            self._fields[key] = OffloadedField(field, model, self.device) if teacher.offload else field
         return self.guided(self._fields[key], teacher.guidance_scale)
 
     def student(self, config: StudentConfig, teachers: Sequence[Teacher] = ()) -> Student:
@@ -243,17 +246,24 @@ class PretrainedFamily:
     def lora(self, teacher: Teacher) -> Lora:
         """The factors of a teacher's LoRA."""
         assert teacher.lora is not None
-        return read_lora(self.checkpoint.pipeline_class, teacher.lora, teacher.weight_name)
+        return self._read_lora(teacher.lora, teacher.weight_name)
+
+    def _read_lora(self, path: str, weight_name: str | None = None) -> Lora:
+        return read_lora(self.checkpoint.pipeline_class, linear_layers(self.base), path, weight_name)
 
     def full_model(self, path: str) -> nn.Module:
         """A frozen transformer with full weights of its own, on the CPU; see `other_transformer`."""
         return other_transformer(self.checkpoint, path, self.dtype)
 
-    def _other(self, path: str) -> nn.Module:
-        place = Path(path).resolve()
-        if place not in self._others:
-            self._others[place] = nn.Module.to(self.full_model(path), self.device)
-        return self._others[place]
+    def _other(self, teacher: Teacher) -> nn.Module:
+        assert teacher.checkpoint is not None
+        key = (Path(teacher.checkpoint).resolve(), teacher.offload, teacher.quantization)
+        if key not in self._others:
+            model = self.full_model(teacher.checkpoint)
+            if teacher.quantization:
+                hold_in_int8(model)
+            self._others[key] = model if teacher.offload else nn.Module.to(model, self.device)
+        return self._others[key]
 
     def _predict(self, guidance: float | None, who: str) -> Predict:
         if not self.conventions.embeds_guidance:
@@ -280,5 +290,5 @@ class PretrainedFamily:
             elif is_transformer(name):
                 start.checkpoints.append((name, factor))
             elif name != "base":
-                start.loras.append((read_lora(self.checkpoint.pipeline_class, name), factor))
+                start.loras.append((self._read_lora(name), factor))
         return start

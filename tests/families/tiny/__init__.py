@@ -1,7 +1,7 @@
 """Tiny random pipelines of every model family, built without a network or a file.
 
-They have the classes, the configuration keys and the conventions of the real ones at a few thousandths of the size,
-and weights with which the velocity depends on prompt, time, guidance and sources.
+They have the classes, the configuration keys and the conventions of the real ones at a small fraction of the
+size, and weights with which the velocity depends on prompt, time, guidance and sources.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KINDS: tuple[str, ...] = tuple(_BUILDERS)
 
 
 def build(kind: str, seed: int = 0) -> DiffusionPipeline:
-    """The pipeline of one of ``KINDS``: float32, evaluation mode, on the CPU; a function of ``seed`` alone."""
+    """The pipeline of one of ``KINDS``: float32, evaluation mode, CPU; a function of ``seed`` alone."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         pipeline = _BUILDERS[kind]()
@@ -68,7 +68,11 @@ def load(folder: Path | str) -> DiffusionPipeline:
     autoencoder's bfloat16 is lost on the way.
     """
     folder = Path(folder)
-    given = {"processor": QwenProcessor.from_pretrained(folder / "processor")} if (folder / "processor").exists() else {}
+    given = (
+        {"processor": QwenProcessor.from_pretrained(folder / "processor")}
+        if (folder / "processor").exists()
+        else {}
+    )
     pipeline = DiffusionPipeline.from_pretrained(folder, **given)
     if isinstance(pipeline, ZImageOmniPipeline):
         as_bfloat16(pipeline.vae)

@@ -39,7 +39,7 @@ def picture(seed: int, size: tuple[int, int] = SOURCE_SIZE) -> Image.Image:
 
 
 def sources_of(kind: str, image: Image.Image) -> Image.Image | list[Image.Image] | None:
-    """``image`` in the form that the kind's pipeline wants its source, None for one that makes images from text."""
+    """``image`` in the form that the kind's pipeline wants its source, None for one that takes no source."""
     if kind not in EDITS:
         return None
     return [image] if kind == "z-image-omni" else image
@@ -47,12 +47,14 @@ def sources_of(kind: str, image: Image.Image) -> Image.Image | list[Image.Image]
 
 @contextmanager
 def small_sources(area: int = SOURCE_SIZE[0] * SOURCE_SIZE[1]) -> Iterator[None]:
-    """Let the Qwen-Image-Edit pipelines resize their sources to ``area`` pixels where they say a megapixel."""
+    """Let the Qwen-Image-Edit pipelines resize their sources to ``area`` pixels instead of a megapixel."""
     original = pipeline_qwenimage_edit.calculate_dimensions
     original_plus = pipeline_qwenimage_edit_plus.calculate_dimensions
     with (
         patch.object(pipeline_qwenimage_edit, "calculate_dimensions", lambda _, ratio: original(area, ratio)),
-        patch.object(pipeline_qwenimage_edit_plus, "calculate_dimensions", lambda _, ratio: original_plus(area, ratio)),
+        patch.object(
+            pipeline_qwenimage_edit_plus, "calculate_dimensions", lambda _, ratio: original_plus(area, ratio)
+        ),
     ):
         yield
 
@@ -67,7 +69,7 @@ def arguments(
     seed: int = 0,
     **more: Any,
 ) -> dict[str, Any]:
-    """Keywords for a pipeline's own call: ``size`` is (height, width), the result the latents that it returns."""
+    """Keywords for a pipeline's own call, which then returns latents: ``size`` is (height, width)."""
     call = {
         "prompt": prompt if isinstance(prompt, str) else list(prompt),
         "height": size[0],
@@ -119,4 +121,4 @@ def stacked(output: Tensor | list[Tensor]) -> Tensor:
 
 def difference(value: Tensor, reference: Tensor) -> float:
     """Relative L2 distance."""
-    return float((value - reference).norm() / reference.norm())
+    return float(((value - reference).norm() / reference.norm()).detach())

@@ -32,19 +32,32 @@ def autoencoder_flux2() -> AutoencoderKLFlux2:
 def _transformer(guidance: bool) -> Flux2Transformer2DModel:
     return liven(
         Flux2Transformer2DModel(
-            in_channels=128, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
-            joint_attention_dim=3 * WIDTH, timestep_guidance_channels=32, mlp_ratio=3.0,
-            axes_dims_rope=(4, 4, 4, 4), guidance_embeds=guidance,
+            in_channels=128,
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=3 * WIDTH,
+            timestep_guidance_channels=32,
+            mlp_ratio=3.0,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=guidance,
         )
-    )  # fmt: skip
+    )
 
 
 def _layers(count: int, vocabulary: int) -> dict[str, object]:
     return {
-        "vocab_size": vocabulary, "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": count,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 4096,
+        "vocab_size": vocabulary,
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": count,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "max_position_embeddings": 4096,
         "tie_word_embeddings": True,
-    }  # fmt: skip
+    }
 
 
 def qwen3(layers: int) -> Qwen3ForCausalLM:
@@ -62,11 +75,16 @@ def mistral3(layers: int) -> Mistral3ForConditionalGeneration:
             **_layers(layers, len(words.mistral())), pad_token_id=words.MISTRAL_PAD, sliding_window=None
         ),
         vision_config=PixtralVisionConfig(
-            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8,
-            image_size=28, patch_size=14,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            head_dim=8,
+            image_size=28,
+            patch_size=14,
         ),
         image_token_index=words.MISTRAL_SPECIAL.index("[IMG]"),
-    )  # fmt: skip
+    )
     return liven(Mistral3ForConditionalGeneration(config))
 
 

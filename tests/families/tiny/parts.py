@@ -39,9 +39,13 @@ def liven(model: nn.Module) -> nn.Module:
 def flux_scheduler(**changes: object) -> FlowMatchEulerDiscreteScheduler:
     """Dynamic shifting as FLUX.1, FLUX.2 and Qwen-Image ship it."""
     settings: dict[str, object] = {
-        "use_dynamic_shifting": True, "shift": 3.0, "base_shift": 0.5, "max_shift": 1.15,
-        "base_image_seq_len": 256, "max_image_seq_len": 4096,
-    }  # fmt: skip
+        "use_dynamic_shifting": True,
+        "shift": 3.0,
+        "base_shift": 0.5,
+        "max_shift": 1.15,
+        "base_image_seq_len": 256,
+        "max_image_seq_len": 4096,
+    }
     return FlowMatchEulerDiscreteScheduler(**{**settings, **changes})
 
 

@@ -11,11 +11,11 @@ from transformers import Qwen2TokenizerFast, Qwen2VLImageProcessorPil, Qwen2VLPr
 
 PATCH = 14
 MAX_PIXELS = (4 * PATCH) ** 2
-"""Of an image for the text encoder: 16 patches, which are 4 tokens; the real limit would cost most of a test's time."""
+"""Of an image for the text encoder: 16 patches, 4 tokens; the real limit would cost most of a test's time."""
 
 
 class QwenProcessor(Qwen2VLProcessor):
-    """The real processor; transformers reads its parts from this signature, also when it is saved and loaded."""
+    """The real processor; transformers reads its parts from this signature, also to save and load it."""
 
     def __init__(
         self,

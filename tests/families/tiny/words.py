@@ -1,16 +1,18 @@
 """Tokenizers trained here, wrapped as the classes that the pipelines expect.
 
-The corpus holds every prompt template of the pipelines, and training merges each of its words into one token, so that
-a template has as many tokens as with the real vocabulary: Qwen-Image cuts its first 34 (64 when editing) tokens off.
+The corpus holds every prompt template of the pipelines, and training merges each of its words into one token:
+a template then has as many tokens as with the real vocabulary; Qwen-Image cuts 34 off (64 when editing).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 
+from diffusers import QwenImageEditPlusPipeline, QwenImagePipeline
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, T5TokenizerFast
 
 PROMPTS = (
@@ -18,27 +20,33 @@ PROMPTS = (
     "two green stars",
     "make the house yellow and put a tall tree to the left of it, in the rain, at night, seen from far away",
 )
-QWEN_TEMPLATES = (
-    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
-    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
-    "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "
-    "background), then explain how the user's text instruction should alter or modify the image. Generate a new image "
-    "that meets the user's requirements while maintaining consistency with the original input where appropriate."
-    "<|im_end|>\n<|im_start|>user\nPicture 1: {}<|im_end|>\n<|im_start|>assistant\n",
-)
 QWEN_SPECIAL = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
     "<|video_pad|>",
-)  # fmt: skip
+)
 QWEN_CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    "{% endif %}"
 )
-QWEN_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+MISTRAL_SPECIAL = (
+    "<unk>",
+    "<s>",
+    "</s>",
+    "<pad>",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[INST]",
+    "[/INST]",
+    "[IMG]",
 )
-MISTRAL_SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[INST]", "[/INST]", "[IMG]")
 MISTRAL_CHAT = (
     "<s>{% for message in messages %}{% set text = message['content'][0]['text'] %}"
     "{% if message['role'] == 'system' %}[SYSTEM_PROMPT]{{ text }}[/SYSTEM_PROMPT]"
@@ -48,8 +56,10 @@ MISTRAL_PAD = MISTRAL_SPECIAL.index("<pad>")
 
 
 def corpus() -> list[str]:
-    # Doubled, because training drops pairs that were seen once.
-    return [*PROMPTS, *QWEN_TEMPLATES, SYSTEM_MESSAGE, "user assistant <think>\n\n</think>\n\n"] * 2
+    """What the tokenizers are trained on, each line twice: training drops pairs that were seen once."""
+    without_parts = (QwenImagePipeline, (None,) * 5), (QwenImageEditPlusPipeline, (None,) * 6)
+    templates = [pipeline(*parts).prompt_template_encode for pipeline, parts in without_parts]
+    return [*PROMPTS, *templates, SYSTEM_MESSAGE, "user assistant Picture 1: <think>\n\n</think>\n\n"] * 2
 
 
 def _trainer(special: tuple[str, ...]) -> trainers.BpeTrainer:
@@ -65,12 +75,7 @@ def _trainer(special: tuple[str, ...]) -> trainers.BpeTrainer:
 def _byte_pairs(special: tuple[str, ...]) -> str:
     """A byte-level tokenizer as JSON; cached as text because tokenizers can be changed in place."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN_WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     text = corpus()
     for token in special:
@@ -99,35 +104,42 @@ def mistral() -> PreTrainedTokenizerFast:
     """In the place of FLUX.2's processor, which for a text without images does what this tokenizer does."""
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_byte_pairs(MISTRAL_SPECIAL)),
-        unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
-        padding_side="left", chat_template=MISTRAL_CHAT, model_max_length=4096,
-    )  # fmt: skip
-
-
-@cache
-def _clip_pairs() -> str:
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = CLIPTokenizer().backend_tokenizer.pre_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=2048,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        end_of_word_suffix="</w>",
-        show_progress=False,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        padding_side="left",
+        chat_template=MISTRAL_CHAT,
+        model_max_length=4096,
     )
-    tokenizer.train_from_iterator([prompt.lower() for prompt in PROMPTS] * 2, trainer)
-    return tokenizer.to_str()
 
 
 def clip() -> CLIPTokenizer:
-    vocab, merges = _model(_clip_pairs())
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+    """Every word of the prompts, spelt out by merges from left to right.
+
+    Not trained: with a suffix at the end of words, training numbers its alphabet anew in each process.
+    """
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges: dict[tuple[str, str], None] = {}
+    for word in sorted(set(re.findall("[a-z]+", " ".join(PROMPTS).lower()))):
+        start, *rest = [*word[:-1], f"{word[-1]}</w>"]
+        for letter in rest:
+            merges[start, letter] = None
+            start += letter
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    tokens += ["".join(pair) for pair in merges]
+    vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=77)
 
 
 def t5() -> T5TokenizerFast:
     """A vocabulary of whole words and single characters, with the likelier words first."""
-    letters = sorted(set("".join(PROMPTS)) | set("abcdefghijklmnopqrstuvwxyz0123456789.,'-") - {" "})
+    letters = sorted(set("".join(PROMPTS) + "abcdefghijklmnopqrstuvwxyz0123456789.,'-") - {" "})
     words = sorted({word.strip(",") for prompt in PROMPTS for word in prompt.split()})
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    vocab = special + [(f"▁{word}", -4.0) for word in words] + [(letter, -8.0) for letter in letters if letter != " "]
+    vocab = (
+        special
+        + [(f"▁{word}", -4.0) for word in words]
+        + [(letter, -8.0) for letter in letters if letter != " "]
+    )
     return T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=512)
