@@ -18,7 +18,6 @@ torch.set_num_threads(1)
 
 ROUNDING = 5e-6
 SIZES = ((32, 32), (32, 48))
-SOURCES = ((64, 64), (48, 64))
 KINDS = ("flux1-dev", "flux1-schnell", "flux1-kontext")
 TRUE_CFG = 2.0  # more of it magnifies rounding: with 3 a last bit of the noise already moves the end by 2e-6
 
@@ -61,14 +60,11 @@ def test_text_to_image_is_the_pipelines(
     assert compare(kind, list(PROMPTS), size, vector, scale) < ROUNDING
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("scale", [1.0, TRUE_CFG])
 @pytest.mark.parametrize("vector", [1.0, 3.5])
-def test_editing_is_the_pipelines(
-    vector: float, scale: float, size: tuple[int, int], source: tuple[int, int]
-) -> None:
-    image = picture(1, source)
+def test_editing_is_the_pipelines(vector: float, scale: float, size: tuple[int, int]) -> None:
+    image = picture(1, (48, 64))
     assert compare("flux1-kontext", [PROMPTS[0]], size, vector, scale, image) < ROUNDING
     assert compare("flux1-kontext", list(PROMPTS), size, vector, scale, image) < ROUNDING
 
