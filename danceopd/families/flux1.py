@@ -1,10 +1,11 @@
 """FLUX.1 dev and schnell: text-to-image. FLUX.1 Kontext: text-to-image, and editing of one image.
 
 Latents are packed, 2 x 2 to a token. Time enters as sigma. The text's sequence is T5's embedding of the
-prompt, padded to 512 tokens without a mask; CLIP's pooled vector goes with the time. Tokens have three position
-axes (image, row, column), words are at the origin; the image that is made is 0, the source follows it in the
-sequence as 1, and only the image's own part of the output is used. Dev and Kontext take a guidance vector,
-schnell takes none; classifier-free guidance, against the empty prompt, is possible on top of it.
+prompt, padded to 512 tokens without a mask; CLIP's pooled vector goes with the time. Tokens have three
+position axes (image, row, column), words are at the origin; the image that is made is 0, the source follows
+it in the sequence as 1, and only the image's own part of the output is used. Dev and Kontext take a
+guidance vector, schnell takes none; classifier-free guidance, against the empty prompt, is possible on top
+of it.
 
 A source keeps the size it comes in: Kontext's own list of sizes is not applied.
 """

@@ -1,14 +1,16 @@
 """Qwen-Image: text-to-image. Qwen-Image-Edit: editing of one image. Qwen-Image-Edit-Plus: of one to three.
 
 Latents are packed, 2 x 2 to a token, and normalised channel by channel; the VAE is one of videos, and an
-image is its single frame. Time enters as sigma; the last step leaves a sigma of 0.02. Sources follow the image
-in the sequence, only the image's own part of the output is used; a model with `zero_cond_t` sees them at
-time 0. Text is padded to the longest of a batch and masked, so that a row does not depend on its neighbours.
-Guidance is classifier-free, each token of the guided velocity rescaled to the norm of the conditional one.
+image is its single frame. Time enters as sigma; the last step leaves a sigma of 0.02. Sources follow the
+image in the sequence, only the image's own part of the output is used; a model with `zero_cond_t` sees them
+at time 0. Text is padded to the longest of a batch and masked, so that a row does not depend on its
+neighbours. Guidance is classifier-free, each token of the guided velocity rescaled to the norm of the
+conditional one.
 
-The language model reads the sources together with the prompt, scaled to an area of their own: 1024 x 1024 for
-Edit, 384 x 384 for Edit-Plus. For the VAE a source keeps the size it comes in, where the pipelines scale it
-to 1024 x 1024. Edit-Plus may also go without a source, as its prompt encoder can, though its pipeline does not.
+The language model reads the sources together with the prompt, scaled to an area of their own: 1024 x 1024
+for Edit, 384 x 384 for Edit-Plus. For the VAE a source keeps the size it comes in, where the pipelines
+scale it to 1024 x 1024. Edit-Plus may also go without a source, as its prompt encoder can, though its
+pipeline does not.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from danceopd import ops
@@ -133,15 +136,13 @@ class QwenImage(Conventions):
 
     def combine(self, uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
         """Classifier-free guidance with each token, all its 64 numbers, rescaled to the conditional norm."""
-        wanted = pack(cond.float())
+        norm = pack(cond.float()).norm(dim=-1, keepdim=True)
         guided = pack(ops.guide(uncond.float(), cond.float(), scale))
-        norm = guided.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(guided.dtype).tiny)
-        rescaled = guided * (wanted.norm(dim=-1, keepdim=True) / norm)
-        return unpack(rescaled, *cond.shape[-2:]).to(cond.dtype)
+        return unpack(normalize(guided, dim=-1) * norm, *cond.shape[-2:]).to(cond.dtype)
 
 
 def _read_size(pipe: Any, source: Tensor, area: int) -> Image.Image:
-    """A source as the language model sees it: of about `area` pixels, with sides that the pipelines choose."""
+    """A source as the language model sees it: about `area` pixels, with sides that the pipelines choose."""
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as pipelines
 
     _, height, width = source.shape
@@ -151,7 +152,7 @@ def _read_size(pipe: Any, source: Tensor, area: int) -> Image.Image:
 
 
 def _padded(embeds: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Prompts [S, D] of several lengths as one [B, max S, D], and which of it are words (None: all)."""
+    """Prompts [S, D] of several lengths as one [B, max S, D], and which of that are words."""
     lengths = [len(words) for words in embeds]
     if len(set(lengths)) == 1:
         return torch.stack(embeds), None

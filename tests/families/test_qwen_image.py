@@ -118,6 +118,12 @@ def test_a_row_does_not_depend_on_the_length_of_its_neighbours_prompts() -> None
         assert error(together[row : row + 1], alone) < ROUNDING
 
 
+def test_a_prompt_is_cut_where_the_pipeline_cuts_it() -> None:
+    prompt = " ".join(["a red circle on a blue square"] * 100)  # of more than 512 tokens
+    reference = theirs("qwen-image", prompt, (32, 32))
+    assert error(pack(ours("qwen-image", [prompt], (32, 32))), reference) < ROUNDING
+
+
 class _SeenError(Exception):
     """Ends a pipeline's call at its prompt encoder."""
 
