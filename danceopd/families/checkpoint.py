@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,16 @@ class Checkpoint:
     def pipeline(self, dtype: torch.dtype, *, without: tuple[str, ...] = ("transformer",)) -> Any:
         """The pipeline with its encoders and its decoder, on the CPU, leaving out some components."""
         left_out = {name: None for name in without if name in self.index}
-        pipe = _load(self.pipeline_class, self.folder, dtype, **left_out)
+        try:
+            pipe = _load(self.pipeline_class, self.folder, dtype, **left_out)
+        except ValueError as error:
+            if "processor" in self.index and find_spec("torchvision") is None:
+                raise ImportError(
+                    f"the processor of '{self.name}' needs a package that is not installed: pip install "
+                    "torchvision.",
+                    name="torchvision",
+                ) from error
+            raise
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

@@ -145,13 +145,13 @@ _DOUBLE_BLOCK = (
 )
 _ORIGINAL_NAMES = (
     *(
-        (rf"transformer_blocks\.(\d+)\.{ours}", rf"double_blocks.\1.{theirs}", place)
-        for ours, theirs, place in _DOUBLE_BLOCK
+        (rf"transformer_blocks\.(\d+)\.{here}", rf"double_blocks.\1.{there}", place)
+        for here, there, place in _DOUBLE_BLOCK
     ),
     (r"single_transformer_blocks\.(\d+)\.attn\.to_qkv_mlp_proj", r"single_blocks.\1.linear1", 0),
     (r"single_transformer_blocks\.(\d+)\.attn\.to_out", r"single_blocks.\1.linear2", 0),
 )
-"""Pattern of a layer's name, the makers' name, and which third of that layer it is (1 to 3, 0 for the whole)."""
+"""Pattern of a layer's name, the makers' name, and which third of that layer it is: 1 to 3, or 0 for all."""
 
 
 def _statistics(vae: Any, sample: Tensor) -> tuple[Tensor, Tensor]:

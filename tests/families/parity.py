@@ -19,7 +19,7 @@ from danceopd.families.conditions import Encoded, RowsCondition
 from danceopd.families.pretrained import PretrainedFamily
 from danceopd.flow import rollout
 from tests.families import tiny
-from tests.families.tiny.calls import sample, sources_of
+from tests.families.tiny.calls import sample, small_sources, sources_of
 
 STEPS = 3
 RESOLUTION = 64
@@ -72,9 +72,8 @@ def ours(
     noise_shape: Callable[[tuple[int, ...]], tuple[int, ...]] = lambda shape: shape,
 ) -> Tensor:
     """Latents [B, C, h, w] of our rollout, from the noise that the pipeline draws for the seed."""
-    family = family_of(kind)
     examples = [Example(prompt, tuple(map(as_tensor, sources)), size=size) for prompt in prompts]
-    shape = family.shape(examples[0])
+    shape = family_of(kind).shape(examples[0])
     drawn = noise_shape((len(prompts), *shape))
     noise = torch.randn(drawn, generator=torch.Generator().manual_seed(seed)).view(len(prompts), *shape)
     guidance = {"guidance_scale": guidance_scale, "guidance_vector": guidance_vector}
@@ -85,7 +84,9 @@ def rolled(kind: str, examples: Sequence[Example], noise: Tensor, **guidance: An
     """Latents of our rollout of examples of one size, from `noise` [B, C, h, w]."""
     family = family_of(kind)
     field = family.teacher(Teacher("base", **guidance))
-    return rollout(field, noise, family.grid(STEPS, noise.shape[1:]), family.encode(examples)).sample
+    with small_sources():  # as around the pipeline's call
+        condition = family.encode(examples)
+    return rollout(field, noise, family.grid(STEPS, noise.shape[1:]), condition).sample
 
 
 def decoded(kind: str, prompts: list[str], size: tuple[int, int], **call: Any) -> tuple[Tensor, Tensor]:
@@ -139,3 +140,15 @@ def error(value: Tensor, reference: Tensor) -> float:
     """Largest difference over the largest value."""
     assert value.shape == reference.shape
     return float((value - reference).abs().max() / reference.abs().max())
+
+
+def decoding_error(kind: str, latents: Tensor, images: Tensor) -> float:
+    """Largest difference of our decoded latents from a pipeline's images, [B, 3, H, W] in [0, 1].
+
+    Our images are also checked after rounding to 8 bits.
+    """
+    family = family_of(kind)
+    assert (family.decode(latents) / 255 - images).abs().max() < 0.501 / 255
+    with torch.no_grad():
+        decoded = family.conventions.decode(pipeline_of(kind), latents)
+    return error((decoded / 2 + 0.5).clamp(0, 1), images)
