@@ -45,10 +45,16 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="RUN|EXPERT",
-        help="A run's folder (its newest checkpoint is read), a weights file, or an expert's name.",
+        help="A run's folder (its newest checkpoint is read), full weights, an expert's name, or base.",
     ),
 ]
-FamilyName = Annotated[str, typer.Option("--family", help="Family of an EXPERT; a RUN knows its own.")]
+FamilyName = Annotated[
+    str,
+    typer.Option(
+        "--family",
+        help="Family of an EXPERT: shapesworld, a checkpoint's folder or a Hub repository; a RUN knows its own.",
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; by default the run's own, and cpu for an EXPERT.")
 ]
@@ -183,8 +189,12 @@ def sample(
         list[str], typer.Option(help="What to draw, or how to edit --source; may be repeated.")
     ],
     source: Annotated[
-        Path | None,
-        typer.Option(help="Image to edit: a PNG of the family's size, or one this command wrote."),
+        list[Path] | None,
+        typer.Option(help="Image to edit; may be repeated where the family takes several."),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Pixels, such as 768x1024; the family's choice when not given."),
     ] = None,
     steps: Steps = 16,
     guidance_scale: Guidance = 1.0,
@@ -199,6 +209,13 @@ def sample(
         int | None, typer.Option(min=1, help="Enlarge each pixel N times; by default to 256 pixels or more.")
     ] = None,
     family: FamilyName = "shapesworld",
+    lora: Annotated[str | None, typer.Option(help="LoRA to put on an EXPERT, which may be base.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16; float32 by default, and a RUN knows its own.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=16, help="Side of a square image of an EXPERT; a RUN knows its own.")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Draw images from a trained student or from an expert.
@@ -209,13 +226,15 @@ def sample(
     from danceopd.pictures import check_pngs, read_png, write_pngs
 
     check_pngs(out)
-    image = None if source is None else read_png(source)
-    loaded, field = _load(model, family, device)
+    pixels = None if size is None else _pixels(size)
+    sources = [read_png(path) for path in source or ()]
+    loaded, field = _load(model, family, device, lora=lora, dtype=dtype, resolution=resolution)
     images = danceopd.sample(
         loaded,
         field,
         prompt,
-        sources=[image] * len(prompt),
+        sources=[sources] * len(prompt),
+        size=pixels,
         num_steps=steps,
         guidance_scale=guidance_scale,
         seed=seed,
@@ -309,16 +328,41 @@ def main() -> None:
     app(prog_name="danceopd")
 
 
-def _load(model: str, family: str, device: str | None) -> tuple[Family, VelocityField]:
+def _load(
+    model: str,
+    family: str,
+    device: str | None,
+    *,
+    lora: str | None = None,
+    dtype: str | None = None,
+    resolution: int | None = None,
+) -> tuple[Family, VelocityField]:
+    import torch
+
     from danceopd.families import Teacher, load_family
     from danceopd.training import load_student
 
     if (Path(model) / "config.yaml").is_file():
+        for option, value in (("lora", lora), ("dtype", dtype), ("resolution", resolution)):
+            if value is not None:
+                raise ValueError(f"--{option} {value} is for an EXPERT, but '{model}' is a run: drop it.")
         student = load_student(model, device=device)
         typer.echo(f"{model}: {student.step} of {student.config.max_steps} updates", err=True)
         return student.family, student.field
-    loaded = load_family(family, device=device or "cpu")
-    return loaded, loaded.teacher(Teacher(model, checkpoint=None if model == "base" else model))
+    if dtype not in (None, "float32", "bfloat16"):
+        raise ValueError(f"--dtype '{dtype}' is unknown: use float32 or bfloat16.")
+    loaded = load_family(
+        family, dtype=getattr(torch, dtype or "float32"), device=device or "cpu", resolution=resolution
+    )
+    checkpoint = None if model == "base" else model
+    return loaded, loaded.teacher(Teacher(model, checkpoint=checkpoint, lora=lora))
+
+
+def _pixels(size: str) -> tuple[int, int]:
+    height, _, width = size.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ValueError(f"--size '{size}' must be height x width in pixels, such as 768x1024.")
+    return int(height), int(width)
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -28,7 +28,7 @@ def read_png(path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
             zoom = int(image.info.get(_ZOOM, 1))
-            pixels = np.array(image.convert("RGB"))
+            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError:
         raise ValueError(f"source '{path}' is not an image that can be read: give a PNG.") from None
     return torch.from_numpy(pixels[::zoom, ::zoom].copy()).permute(2, 0, 1)

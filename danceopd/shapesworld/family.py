@@ -76,7 +76,14 @@ class ShapesWorldFamily:
         self._adapter_numbers = count()
 
     def shape(self, example: Example | None = None) -> tuple[int, ...]:
-        """Every image of this world has the same size."""
+        """Every image of this world has the same size.
+
+        Raises:
+            ValueError: the example asks for another one.
+        """
+        if example is not None and example.size not in (None, (IMAGE_SIZE, IMAGE_SIZE)):
+            raise ValueError(f"size={example.size} cannot be had in ShapesWorld, whose images are {IMAGE_SIZE} x "
+                             f"{IMAGE_SIZE}: drop it.")  # fmt: skip
         return CHANNELS, IMAGE_SIZE, IMAGE_SIZE
 
     def grid(self, num_steps: int, shape: Sequence[int] = ()) -> SigmaGrid:

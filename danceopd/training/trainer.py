@@ -290,6 +290,7 @@ class DanceOPDTrainer:
             family=self.family.name,
             teachers=list(teachers),
             routes=list(routes),
+            resolution=getattr(self.family, "resolution", None),  # of families with a choice of sizes
             dtype=self.config.dtype if isinstance(self.config, RunConfig) else dtype,
             device=str(self.family.device),
         )
