@@ -52,7 +52,7 @@ FamilyName = Annotated[
     str,
     typer.Option(
         "--family",
-        help="Family of an EXPERT: shapesworld, a checkpoint's folder or a Hub repository; a RUN knows its own.",
+        help="Family of an EXPERT: shapesworld, a folder or a Hub repository; a RUN knows its own.",
     ),
 ]
 Device = Annotated[

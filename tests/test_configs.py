@@ -67,7 +67,7 @@ def placeholders(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def written(kind: str, key: str, text: str, folder: Path, number: int) -> Path:
-    """What stands in for a placeholder: a tiny checkpoint, a LoRA of it, or rows as the name's ending says."""
+    """What stands in for a placeholder: a tiny checkpoint, a LoRA of it, or rows by the name's ending."""
     file = folder / Path(text).name
     if key == "family":
         return folder_of(kind)

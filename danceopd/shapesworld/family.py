@@ -82,8 +82,10 @@ class ShapesWorldFamily:
             ValueError: the example asks for another one.
         """
         if example is not None and example.size not in (None, (IMAGE_SIZE, IMAGE_SIZE)):
-            raise ValueError(f"size={example.size} cannot be had in ShapesWorld, whose images are {IMAGE_SIZE} x "
-                             f"{IMAGE_SIZE}: drop it.")  # fmt: skip
+            raise ValueError(
+                f"size={example.size} cannot be had in ShapesWorld, which has {IMAGE_SIZE} x {IMAGE_SIZE} "
+                "alone: drop it."
+            )
         return CHANNELS, IMAGE_SIZE, IMAGE_SIZE
 
     def grid(self, num_steps: int, shape: Sequence[int] = ()) -> SigmaGrid:

@@ -1,4 +1,4 @@
-"""``danceopd sample`` on checkpoints of real families: a run, the base, a LoRA, full weights; several sources."""
+"""``danceopd sample`` on a checkpoint of a real family: a run, the base, a LoRA, full weights, sources."""
 
 from __future__ import annotations
 
