@@ -30,7 +30,7 @@ class Checkpoint:
     def __init__(self, path_or_repo: str | Path) -> None:
         self.name = str(path_or_repo)
         self._local = Path(path_or_repo) if Path(path_or_repo).exists() else None
-        if self._local is None and not _is_repo_id(self.name):
+        if self._local is None and not is_repository(self.name):
             raise ValueError(
                 f"family '{self.name}' is neither shapesworld, nor a folder that is here, nor a repository's "
                 "owner/name: name one of these."
@@ -116,7 +116,8 @@ class Checkpoint:
         return Path(hf_hub_download(self.name, name))
 
 
-def _is_repo_id(name: str) -> bool:
+def is_repository(name: str) -> bool:
+    """Whether a text has the form of a repository's name, owner/name."""
     owner, slash, repository = name.partition("/")
     return bool(slash and owner and repository) and "/" not in repository and not name.startswith((".", "~"))
 

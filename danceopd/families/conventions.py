@@ -33,7 +33,6 @@ class Conventions(ABC):
         targets: endings of the layers that a student's LoRA is put on.
         negative_prompt: what guidance contrasts with.
         max_sources: source images of one sample at most; 0 where the family cannot edit.
-        prompt_sees_sources: whether the text encoder looks at the source images, not only at their number.
         default_guidance: the guidance vector of a guidance-distilled model when none is asked for.
         needs_source: whether a sample without a source image cannot be made.
         comfyui_prefix: what ComfyUI expects before the layers' names in a LoRA's file.
@@ -43,7 +42,6 @@ class Conventions(ABC):
     pipelines: ClassVar[tuple[str, ...]]
     targets: ClassVar[tuple[str, ...]]
     negative_prompt: ClassVar[str] = ""
-    prompt_sees_sources: ClassVar[bool] = False
     default_guidance: ClassVar[float] = 1.0
     max_sources: int = 0
     needs_source: bool = False
@@ -85,6 +83,10 @@ class Conventions(ABC):
     @abstractmethod
     def encode_prompt(self, pipe: Any, prompt: str, sources: Sequence[Tensor]) -> Encoded:
         """One prompt as the transformer takes it; `sources` as for `encode_source`."""
+
+    def read_with_prompt(self, sources: Sequence[Tensor]) -> Sequence[Tensor | int]:
+        """What of the sources an encoded prompt depends on; nothing where only text is read."""
+        return ()
 
     def encode_source(self, pipe: Any, source: Tensor) -> Encoded:
         """One source image, uint8 [3, H, W] with sides that are multiples of `multiple`."""

@@ -96,9 +96,7 @@ class Encoder:
 
     def _cached(self, example: Example, cache: TensorCache) -> _Entry:
         sources = self._sources(example)
-        # A prompt that the encoder reads together with images is another prompt for other images; and some
-        # templates have a place for each image.
-        seen = sources if self._conventions.prompt_sees_sources else [len(sources)]
+        seen = self._conventions.read_with_prompt(sources)
 
         def prompt_key(prompt: str) -> str:
             return content_key(self._identity(), "prompt", prompt, *seen)

@@ -45,7 +45,6 @@ class QwenImage(Conventions):
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
     )  # fmt: skip
     negative_prompt = " "  # as in the published examples; the pipelines have no default
-    prompt_sees_sources = True
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
@@ -72,6 +71,10 @@ class QwenImage(Conventions):
             raise ValueError("its terminal sigma needs a step of its own.")
         tokens = shape[-2] * shape[-1] // 4
         return {"sigmas": even_sigmas(num_steps), **dynamic_shift(self.scheduler_config, tokens)}
+
+    def read_with_prompt(self, sources: Sequence[Tensor]) -> Sequence[Tensor | int]:
+        """The images themselves."""
+        return sources
 
     def encode_prompt(self, pipe: Any, prompt: str, sources: Sequence[Tensor]) -> Encoded:
         """`embeds` [S, D]: the last hidden layer for the words after the template's, and for the sources."""

@@ -60,6 +60,10 @@ class ZImage(Conventions):
         sigmas = torch.linspace(1.0, 1.0 / num_steps, num_steps).tolist()
         return {"sigmas": sigmas, **dynamic_shift(self.scheduler_config, tokens)}
 
+    def read_with_prompt(self, sources: Sequence[Tensor]) -> Sequence[Tensor | int]:
+        """How many there are: Omni's template has a place for each."""
+        return (len(sources),)
+
     def encode_prompt(self, pipe: Any, prompt: str, sources: Sequence[Tensor]) -> Encoded:
         """`piece0`, and for Omni with n > 0 sources n + 1 more: [L, D] each, without padding."""
         about_sources = {"num_condition_images": len(sources)} if self._is_omni else {}

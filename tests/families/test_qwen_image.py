@@ -7,7 +7,6 @@ image into each prompt but takes one image only. A batch of ours must then equal
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
 
@@ -15,14 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from danceopd.families import Example, load_family
+from danceopd.families import Example
 from danceopd.families.conventions import pack
 from tests.families.parity import (
     as_tensor,
     decoding_error,
     error,
     family_of,
-    folder_of,
     ours,
     pipeline_of,
     rolled,
@@ -174,12 +172,3 @@ def test_the_grid_ends_with_the_terminal_sigma() -> None:
 def test_guidance_of_a_velocity_of_zero_is_zero() -> None:
     zero = torch.zeros(1, 16, 4, 4)
     assert torch.equal(family_of("qwen-image").conventions.combine(zero, zero, 4.0), zero)
-
-
-@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
-def test_a_processor_that_needs_torchvision_says_so() -> None:
-    family = load_family(folder_of("qwen-image-edit"), resolution=64)
-    with pytest.raises(
-        ImportError, match=r"needs a package that is not installed: pip install torchvision\."
-    ):
-        family.encode([Example(PROMPTS[0], (as_tensor(SQUARE),))])
