@@ -34,6 +34,8 @@ class Flux1(Conventions):
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
     )  # fmt: skip
     default_guidance = 3.5
+    # With it ComfyUI knows diffusers' names of FLUX.1; its own prefix is for the makers' names there.
+    comfyui_prefix = "transformer."
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)

@@ -61,6 +61,24 @@ def test_comfyuis_names_are_the_makers_own(tmp_path: Path) -> None:
     assert {name.partition(".lora_")[0].removesuffix(".alpha") for name in load_file(path)} == stems
 
 
+@pytest.mark.parametrize(
+    ("kind", "prefix"),
+    [
+        ("sd3", "transformer.transformer_blocks."),
+        ("flux1-dev", "transformer.transformer_blocks."),
+        ("flux2-klein", "diffusion_model.double_blocks."),
+        ("qwen-image", "diffusion_model.transformer_blocks."),
+        ("z-image", "diffusion_model.layers."),
+    ],
+)
+def test_comfyuis_prefix_is_that_of_the_family(kind: str, prefix: str) -> None:
+    """Under another one ComfyUI, by its source, loads nothing and only logs it."""
+    family, student = trained_student(kind, rank=2)
+    names = family.conventions.comfyui(export_module.student_lora(student.module))
+    assert any(name.startswith(prefix) for name in names)
+    assert {name.partition(".")[0] for name in names} == {prefix.partition(".")[0]}
+
+
 def test_a_full_student_becomes_a_whole_pipeline(tmp_path: Path) -> None:
     family, student = trained_student("sd3", kind="full")
     exported = export_student(family, student, tmp_path / "out", "diffusers")
