@@ -1,4 +1,5 @@
-// velocity_mse: loss partials and gradient in one pass, then one thread block per sample for the final pass.
+// velocity_mse: loss partials and gradient in one pass, then one thread block per sample for the final pass,
+// and one for the mean over samples.
 #pragma once
 
 #include "cuda/reduce.cuh"
@@ -63,6 +64,14 @@ static __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) {
     const double loss = value_of(a.weight, b) * sum / static_cast<double>(a.per_sample);
     static_cast<float*>(a.loss)[b] = static_cast<float>(loss);
+  }
+}
+
+static __global__ void __launch_bounds__(kThreads)
+    velocity_mse_mean_kernel(const __grid_constant__ VelocityMSEArgs a) {
+  const double sum = sum_of_partials(a.loss, 0, a.batch);
+  if (threadIdx.x == 0) {
+    *static_cast<float*>(a.mean) = static_cast<float>(sum / static_cast<double>(a.batch));
   }
 }
 

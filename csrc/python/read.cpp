@@ -70,6 +70,13 @@ double read_number(PyObject* object) {
   return value;
 }
 
+Param read_scale(const Reader& reader, PyObject* object, const Tensor& like) {
+  if (PyFloat_Check(object)) return {PyFloat_AS_DOUBLE(object), nullptr, 1, DType::f64};
+  const Tensor t = reader.read(object);
+  require(t.device == like.device && t.dimensions == 1 && t.batch == 1 && t.dtype != DType::u8);
+  return {0.0, t.data, 0, t.dtype};
+}
+
 Seed read_seed(const Reader& reader, PyObject* object, const Tensor& like) {
   if (PyLong_CheckExact(object)) {
     const int64_t seed = PyLong_AsLongLong(object);

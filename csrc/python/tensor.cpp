@@ -284,10 +284,21 @@ Tensor new_like(const Tensor& like) {
   return made(PyObject_CallOneArg(torch.empty_like, like.object), like, like.dtype);
 }
 
-Tensor new_vector(const Tensor& like, int64_t size, DType dtype) {
-  const Ref shape = checked(Py_BuildValue("(L)", static_cast<long long>(size)));
+namespace {
+
+Tensor new_of_shape(const Tensor& like, const Ref& shape, DType dtype) {
   PyObject* arguments[] = {like.object, shape.get(), torch.dtype[static_cast<int>(dtype)]};
   return made(PyObject_Vectorcall(torch.new_empty, arguments, 2, torch.kw_dtype), like, dtype);
+}
+
+}  // namespace
+
+Tensor new_vector(const Tensor& like, int64_t size, DType dtype) {
+  return new_of_shape(like, checked(Py_BuildValue("(L)", static_cast<long long>(size))), dtype);
+}
+
+Tensor new_scalar(const Tensor& like, DType dtype) {
+  return new_of_shape(like, checked(PyTuple_New(0)), dtype);
 }
 
 bool same_shape(const Tensor& a, const Tensor& b) {

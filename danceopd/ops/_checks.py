@@ -325,3 +325,24 @@ def mask(value: torch.Tensor | None, student: torch.Tensor) -> torch.Tensor | No
     if value.dtype != torch.bool and (value.dtype == torch.float64) != (student.dtype == torch.float64):
         value = value.to(torch.float64 if student.dtype == torch.float64 else torch.float32)
     return value.detach().reshape((1,) * lead + tuple(value.shape))
+
+
+def policy(
+    log_prob: torch.Tensor,
+    old_log_prob: torch.Tensor,
+    advantage: torch.Tensor,
+    clip_range: object,
+    advantage_clip: object,
+) -> tuple[float, float]:
+    """The arguments of the clipped objective; returns its two bounds."""
+    first("log_prob", log_prob)
+    for name, tensor in (("old_log_prob", old_log_prob), ("advantage", advantage)):
+        like(name, tensor, "log_prob", log_prob)
+        constant(name, tensor)
+    reach = number("clip_range", clip_range)
+    if not 0.0 < reach < 1.0:
+        raise ValueError(f"clip_range is {clip_range}; pass a value between 0 and 1.")
+    bound = number("advantage_clip", advantage_clip)
+    if bound <= 0.0:
+        raise ValueError(f"advantage_clip is {advantage_clip}; pass a value above 0.")
+    return reach, bound

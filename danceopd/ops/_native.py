@@ -60,6 +60,7 @@ add_noise: Any = _danceopd.add_noise
 blend: Any = _danceopd.blend
 route: Any = _danceopd.route
 velocity_mse: Any = _danceopd.velocity_mse
+policy_loss: Any = _danceopd.policy_loss
 sde_step: Any = _danceopd.sde_step
 
 

@@ -33,8 +33,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_self_test_passes_and_covers_every_op() -> None:
     results = ops.self_test()
     assert [r for r in results if not r.passed] == []
-    names = set(ops.reference.__all__) - {"policy_loss"}  # which is plain torch everywhere
-    assert {r.op for r in results if r.device == "cpu"} == names
+    assert {r.op for r in results if r.device == "cpu"} == set(ops.reference.__all__)
 
 
 def test_self_test_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:

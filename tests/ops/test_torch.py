@@ -101,9 +101,11 @@ def test_opcheck() -> None:
         (lib.blend, ([a, b, c], None, [0.2, 0.3, 0.5])),
         (lib.blend, ([x, v], torch.rand(2, 2, requires_grad=True), None)),
         (lib.route, ([a, b, c], torch.tensor([2, 0]))),
-        (lib.velocity_mse, (a, b.detach(), None, 1.0, None, 1.0, None, None)),
-        (lib.velocity_mse, (a, b.detach(), c.detach(), 2.0, None, 0.0, each.double(), mask)),
+        (lib.velocity_mse, (a, b.detach(), None, 1.0, None, 1.0, None, None, True)),
+        (lib.velocity_mse, (a, b.detach(), c.detach(), 2.0, None, 0.0, each.double(), mask, False)),
         (lib.velocity_mse_with_grad, (x.bfloat16(), v, u, 2.0, None, 1.0, each, None, 0.25)),
+        (lib.policy_loss, (a, b.detach(), c.detach(), 0.2, 5.0)),
+        (lib.policy_loss_with_grad, (x.bfloat16(), v, u.half(), 0.2, 5.0, torch.tensor(0.25))),
     ]  # fmt: skip
     for op, arguments in cases:
         torch.library.opcheck(op, arguments)
@@ -122,7 +124,11 @@ def test_compiled_whole() -> None:
         step = ops.sde_step(x, v, each, each / 2, seed=3)
         x = ops.sde_step(clean, v, sigma, 0.1, next_sample=step.sample).mean + step.mean
         y = ops.add_noise(x, ops.route([u, v], index), sigma)
-        return x, ops.blend([x, y, u], [0.2, 0.3, 0.5]), ops.velocity_mse(y, v, weight=each, mask=x > 0)
+        return (
+            x,
+            ops.blend([x, y, u], [0.2, 0.3, 0.5]),
+            ops.velocity_mse(y, v, weight=each, mask=x > 0) + (ops.policy_loss(x, y, v, clip_range=0.2)),
+        )
 
     torch._dynamo.reset()
     compiled = torch.compile(update, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -285,6 +291,7 @@ def test_traced_functions_compute() -> None:
         lambda a: ops.guide(v, a, 3.0),
         lambda a: ops.blend([a, v], [0.5, 0.5]),
         lambda a: ops.velocity_mse(a, v),
+        lambda a: ops.policy_loss(a, v, v + 1),
         lambda a: ops.sde_step(a, v, 0.9, 0.5, noise=v).log_prob,
     ):
         with warnings.catch_warnings():
