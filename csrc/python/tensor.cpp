@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/dtype.h"
+#include "cpu/pages.h"
 #include "cuda/launch.h"
 #include "python/exchange.h"
 
@@ -281,7 +282,9 @@ Tensor made(PyObject* result, const Tensor& like, DType dtype) {
 }  // namespace
 
 Tensor new_like(const Tensor& like) {
-  return made(PyObject_CallOneArg(torch.empty_like, like.object), like, like.dtype);
+  Tensor t = made(PyObject_CallOneArg(torch.empty_like, like.object), like, like.dtype);
+  if (t.device == kCpu) prefer_huge_pages(t.data, like.elements() * bytes_of(like.dtype));
+  return t;
 }
 
 namespace {

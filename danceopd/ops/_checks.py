@@ -172,20 +172,22 @@ def descending(sigma: Number, sigma_next: Number) -> None:
 
 def moved(sigma_previous: Number | None, sigma: Number, sigma_next: Number) -> None:
     """A step of second order needs a step before it, unless it goes nowhere itself."""
+    assert sigma_previous is not None  # `sigma` refuses that
     picks = (sigma_previous, sigma, sigma_next)
-    if any(isinstance(v, torch.Tensor) and v.device.type != "cpu" for v in picks):
+    if not any(isinstance(v, torch.Tensor) for v in picks):
+        if sigma_previous < sigma or (sigma_previous == sigma != sigma_next):
+            raise ValueError(
+                f"sigma_previous is {sigma_previous} but sigma is {sigma}; pass sigma_previous > sigma."
+            )
         return
-    if any(isinstance(v, torch.Tensor) for v in picks) and torch.compiler.is_compiling():
+    on_host = all(not isinstance(v, torch.Tensor) or v.device.type == "cpu" for v in picks)
+    if not on_host or torch.compiler.is_compiling():
         return
     before, now, then = (torch.as_tensor(v, dtype=torch.float64, device="cpu").reshape(-1) for v in picks)
     bad = torch.where(now == then, before < now, before <= now)
     if bool(bad.any()):
         b = int(bad.nonzero()[0, 0])
-        if any(isinstance(v, torch.Tensor) for v in picks):
-            raise ValueError(f"sigma_previous is too low for sample {b}; pass sigma_previous > sigma.")
-        raise ValueError(
-            f"sigma_previous is {sigma_previous} but sigma is {sigma}; pass sigma_previous > sigma."
-        )
+        raise ValueError(f"sigma_previous is too low for sample {b}; pass sigma_previous > sigma.")
 
 
 def number(name: str, value: object) -> float:
