@@ -79,6 +79,7 @@ struct VelocityMSEArgs {
   Input uncond;  // data == nullptr: no guidance
   Param scale;
   Param weight;
+  bool weight_is_std;  // the weight is then 1 / (2 weight^2), of a Gaussian's exponent
   Mask mask;
   double gradient_scale;
   void* gradient;  // nullptr: loss only

@@ -8,6 +8,7 @@
 #include "cpu/thread_pool.h"
 #include "ops/route.h"
 #include "ops/sde_step.h"
+#include "ops/velocity_mse.h"
 
 namespace danceopd::cpu {
 namespace {
@@ -58,8 +59,7 @@ void finish_losses(const VelocityMSEArgs& a) {
   const int64_t blocks = blocks_per_sample(a.per_sample);
   for (int64_t b = 0; b < a.batch; ++b) {
     const double sum = sum_of_partials<A>(a.partials, b, blocks);
-    static_cast<A*>(a.loss)[b] =
-        static_cast<A>(value_of(a.weight, b) * sum / static_cast<double>(a.per_sample));
+    static_cast<A*>(a.loss)[b] = static_cast<A>(weight_of(a, b) * sum / static_cast<double>(a.per_sample));
   }
   if (a.mean != nullptr) {
     *static_cast<A*>(a.mean) =

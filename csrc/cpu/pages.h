@@ -9,9 +9,9 @@
 
 namespace danceopd {
 
-// Asks for huge pages where a result holds one at least. A fresh result of many megabytes otherwise costs a page
-// fault per 4 KB, which takes several times as long as the arithmetic that fills it. Only advice: nothing happens
-// where the system has none to give, or they are there already.
+// Asks for huge pages where a result holds one at least. A fresh result of many megabytes otherwise costs a
+// page fault per 4 KB, which takes several times as long as the arithmetic that fills it. Only advice:
+// nothing happens where the system has none to give, or they are there already.
 inline void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = 4096;

@@ -108,7 +108,7 @@ void mse_blocks(const VelocityMSEArgs& a, int64_t begin, int64_t end) {
 
   for (int64_t block = begin; block < end; ++block) {
     const int64_t b = block / blocks, first = (block % blocks) * kBlock;
-    const double weight = value_of(a.weight, b);
+    const double weight = weight_of(a, b);
     const VelocityMSE<A> op = {static_cast<A>(value_of(a.scale, b)),
                                static_cast<A>(2.0 * weight * a.gradient_scale / elements)};
     const int64_t left = a.per_sample - first;

@@ -5,6 +5,7 @@
 namespace danceopd::python {
 namespace {
 
+constexpr double kSmallestStd = 1e-18;            // 1 / (2 std^2) fits a float32
 constexpr double kHuge = 1.7976931348623157e308;  // the largest finite double
 
 bool all_in(const Param& p, int64_t batch, double low, double high) {
@@ -61,6 +62,10 @@ Param read_sigma(const Reader& reader, PyObject* object, const Tensor& like) {
 
 Param read_finite(const Reader& reader, PyObject* object, const Tensor& like) {
   return read_param(reader, object, like, -kHuge, kHuge);
+}
+
+Param read_std(const Reader& reader, PyObject* object, const Tensor& like) {
+  return read_param(reader, object, like, kSmallestStd, kHuge);
 }
 
 double read_number(PyObject* object) {

@@ -57,8 +57,8 @@ PyObject* route(const Reader& reader, Arguments in) {
 }
 
 // student, teacher, uncond, scale, weight, mask, batch_stride, inner, period, gradient_scale, gradient wanted
-// (or None), mean wanted (or None: a loss per sample). Returns (loss, gradient or None). A student that
-// requires grad is taken: Python attaches the gradient to it.
+// (or None), mean wanted (or None: a loss per sample), whether the weight is a std (or None). Returns (loss,
+// gradient or None). A student that requires grad is taken: Python attaches the gradient to it.
 PyObject* velocity_mse(const Reader& reader, Arguments in) {
   const Tensor student = read_first(reader, in[0], Gradient::caller);
   VelocityMSEArgs args = {};
@@ -67,7 +67,10 @@ PyObject* velocity_mse(const Reader& reader, Arguments in) {
   if (in[2] != Py_None) args.uncond = read_like(reader, in[2], student, false).input();
   args.scale = read_finite(reader, in[3], student);
   args.weight = {1.0, nullptr, 1, DType::f64};
-  if (in[4] != Py_None) args.weight = read_finite(reader, in[4], student);
+  args.weight_is_std = in[12] != Py_None;
+  if (in[4] != Py_None) {
+    args.weight = args.weight_is_std ? read_std(reader, in[4], student) : read_finite(reader, in[4], student);
+  }
   if (in[5] != Py_None) {
     require(reader.caller() == Caller::dispatcher);  // only Python works out how a mask is laid out
     const Tensor mask = reader.read(in[5]);

@@ -31,34 +31,35 @@ class _Loss(torch.autograd.Function):
     def forward(
         ctx: Any,
         leaf: torch.Tensor,
-        made: tuple[torch.Tensor, torch.Tensor | None],
-        constants: Tensors,
-        numbers: Numbers,
-        remake: Remake,
+        rest: tuple[torch.Tensor, torch.Tensor | None, Tensors, Numbers, Remake],
     ) -> torch.Tensor:
+        loss, gradient, constants, numbers, remake = rest
         ctx.save_for_backward(leaf, *constants)
-        loss, gradient = made
         ctx.rest = gradient, numbers, remake
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        plain = not torch.is_grad_enabled() and _backend.takes_native(grad) and not _private.batched(grad)
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         gradient, numbers, remake = ctx.rest
+        plain = not torch.is_grad_enabled() and _backend.takes_native(grad) and not _private.batched(grad)
         if gradient is not None and plain:
             # Given away once and for all: whoever receives it may write to it, and a second pass over a
             # retained graph makes another.
             ctx.rest = None, numbers, remake
             factor = grad.item()
             if factor == 1.0:
-                return gradient, None, None, None, None
+                return gradient, None
             # Powers of two, as under gradient accumulation, move bfloat16 without rounding.
             exact = gradient.dtype == torch.bfloat16 and abs(frexp(factor)[0]) == 0.5
             if exact or gradient.dtype in _WIDE:
-                return gradient.mul_(factor), None, None, None, None
+                return gradient.mul_(factor), None
         # Made from the operands: a narrow gradient is rounded once, after it was scaled (in float16 the
         # unscaled one may have underflowed), and a graph of this pass refuses to be differentiated.
-        return remake(grad, plain, ctx.saved_tensors, numbers), None, None, None, None
+        return remake(grad, plain, ctx.saved_tensors, numbers), None
+
+
+# What `_Loss.apply` comes down to where no function transform is at work, and under one nobody comes here.
+_apply: Callable[..., torch.Tensor] = super(torch.autograd.Function, _Loss).apply
 
 
 def attach_mse(
@@ -71,14 +72,14 @@ def attach_mse(
     weight: Number | None,
 ) -> torch.Tensor:
     """`velocity_mse`, its mean or [B], as part of a graph; the arguments as the kernel took them."""
-    tensors = [t if isinstance(t, torch.Tensor) else None for t in (scale, weight)]
-    numbers = (
-        1.0 if tensors[0] is not None else float(scale),
-        1.0 if weight is None or tensors[1] is not None else float(weight),
+    s, scale_each = (1.0, scale) if isinstance(scale, torch.Tensor) else (float(scale), None)
+    w, weight_each = (
+        (1.0, weight)
+        if isinstance(weight, torch.Tensor)
+        else (1.0 if weight is None else float(weight), None)
     )
-    constants = (teacher, uncond, *tensors)
-    result: torch.Tensor = _Loss.apply(student, (loss, gradient), constants, numbers, _remake_mse)
-    return result
+    constants = teacher, uncond, scale_each, weight_each
+    return _apply(student, (loss, gradient, constants, (s, w), _remake_mse))
 
 
 def _remake_mse(grad: torch.Tensor, plain: bool, tensors: Tensors, numbers: Numbers) -> torch.Tensor:
@@ -96,7 +97,7 @@ def _remake_mse(grad: torch.Tensor, plain: bool, tensors: Tensors, numbers: Numb
             uncond,
             s if scale is None else scale,
             each.contiguous(),
-            *(None, 0, 1, 1, 1.0, True, None),
+            *(None, 0, 1, 1, 1.0, True, None, None),
         )
         if fast is not None:
             return fast[1]
@@ -104,6 +105,20 @@ def _remake_mse(grad: torch.Tensor, plain: bool, tensors: Tensors, numbers: Numb
         student, teacher, uncond, s, scale, 1.0, each, None, 1.0
     )
     return gradient
+
+
+def attach_kl(
+    mean: torch.Tensor, loss: torch.Tensor, teacher_mean: torch.Tensor, std: Number
+) -> torch.Tensor:
+    """`transition_kl` as part of a graph; the arguments as the kernel took them."""
+    s, each = (1.0, std) if isinstance(std, torch.Tensor) else (float(std), None)
+    return _apply(mean, (loss, None, (teacher_mean, each), (s,), _remake_kl))
+
+
+def _remake_kl(grad: torch.Tensor, plain: bool, tensors: Tensors, numbers: Numbers) -> torch.Tensor:
+    mean, teacher_mean, each = tensors
+    w, weight = (0.5 / numbers[0] ** 2, None) if each is None else (1.0, 0.5 / each.double().square())
+    return _remake_mse(grad, plain, (mean, teacher_mean, None, None, weight), (1.0, w))
 
 
 def attach_policy(
@@ -117,8 +132,7 @@ def attach_policy(
 ) -> torch.Tensor:
     """`policy_loss` as part of a graph; the arguments as the kernel took them."""
     constants, numbers = (old_log_prob, advantage), (float(clip_range), float(advantage_clip))
-    result: torch.Tensor = _Loss.apply(log_prob, (loss, gradient), constants, numbers, _remake_policy)
-    return result
+    return _apply(log_prob, (loss, gradient, constants, numbers, _remake_policy))
 
 
 def _remake_policy(grad: torch.Tensor, plain: bool, tensors: Tensors, numbers: Numbers) -> torch.Tensor:

@@ -45,7 +45,7 @@ def _mse(
         )
 
     wanted = True if want_grad else None, True if want_mean else None
-    args = (student, teacher, uncond, s, w, mask, *layout, float(grad_scale), *wanted)
+    args = (student, teacher, uncond, s, w, mask, *layout, float(grad_scale), *wanted, None)
     loss, gradient = run(_native.velocity_mse, twin, student, *args)
     return (loss.mean() if want_mean and loss.ndim else loss), gradient
 

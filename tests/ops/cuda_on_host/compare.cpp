@@ -140,7 +140,8 @@ void velocity_mse(Trial& t) {
   a.teacher = t.velocity_like();
   if (t.coin()) a.uncond = t.velocity_like();
   a.scale = t.param(-2, 8);
-  a.weight = t.param(0, 2);
+  a.weight_is_std = t.coin();
+  a.weight = t.param(a.weight_is_std ? 0.5 : 0, 2);
   if (t.coin()) a.mask = some_mask(t, t.coin() ? DType::u8 : t.sample);
   a.gradient_scale = 0.75;
   a.gradient_dtype = t.sample;
