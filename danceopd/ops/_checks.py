@@ -19,17 +19,24 @@ Each = tuple[float, torch.Tensor | None]
 
 
 def readable(name: str, tensor: torch.Tensor) -> None:
-    """Values in memory, in rows: torch itself crashes on a tensor whose storage was freed (as FSDP does)."""
+    """Values in memory, in rows: torch reads beyond a storage that was freed, as FSDP does, or shrunk."""
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} has layout {tensor.layout}; pass {name}.to_dense().")
     plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type in ("cpu", "cuda")
     if plain and not torch.compiler.is_compiling() and not _private.transformed():
         try:
-            freed = tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
+            held = tensor.untyped_storage().nbytes()
         except (NotImplementedError, RuntimeError):  # a wrapper without storage, which torch deals with
             return
-        if freed:
+        if tensor.numel() == 0:
+            return
+        last = tensor.storage_offset() + sum(
+            (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        )
+        if held == 0:
             raise ValueError(f"{name} holds no values, its storage was freed; pass a tensor that does.")
+        if held < (last + 1) * tensor.element_size():
+            raise ValueError(f"{name} reaches beyond its storage, which was shrunk; pass a whole tensor.")
 
 
 def first(name: str, tensor: torch.Tensor) -> torch.Tensor:

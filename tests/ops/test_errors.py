@@ -150,6 +150,26 @@ def test_views_into_freed_storage_are_refused() -> None:
         ops.route([x, v], index)
 
 
+def test_views_beyond_a_shrunk_storage_are_refused() -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        whole = torch.randn(4, 300).to(dtype)
+        inside, last, strided = whole[:2], whole[3], whole.t()
+        kept = inside.clone()
+        whole.untyped_storage().resize_(whole.untyped_storage().nbytes() - 8)
+        for view in (whole, last, strided):
+            for module in (ops, ops.reference):
+                with pytest.raises(ValueError, match=r"^uncond reaches beyond its storage, which was shrunk"):
+                    module.guide(view, view, 2.0)
+                with pytest.raises(ValueError, match=r"^teacher reaches beyond its storage"):
+                    module.velocity_mse(torch.zeros(view.shape, dtype=dtype), view)
+        assert torch.equal(ops.guide(inside, inside, 1.0), kept)
+    each = torch.rand(8)[:2]
+    assert ops.add_noise(x, v, each).isfinite().all()
+    each.untyped_storage().resize_(4)
+    with pytest.raises(ValueError, match=r"^sigma reaches beyond its storage"):
+        ops.add_noise(x, v, each)
+
+
 def test_numbers_of_any_kind() -> None:
     expected = ops.guide(x, v, 2.0)
     for two in (2, Fraction(2), np.float32(2), np.int64(2), np.array(2.0), torch.tensor(2.0)):
