@@ -7,6 +7,7 @@ from math import frexp
 from typing import Any
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
 from danceopd.ops import _backend, _native, _private
 
@@ -41,7 +42,13 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         gradient, numbers, remake = ctx.rest
-        plain = not torch.is_grad_enabled() and _backend.takes_native(grad) and not _private.batched(grad)
+        # Compiled autograd traces this and knows the registered ops alone.
+        plain = (
+            not is_dynamo_compiling()
+            and not torch.is_grad_enabled()
+            and _backend.takes_native(grad)
+            and not _private.batched(grad)
+        )
         if gradient is not None and plain:
             # Given away once and for all: whoever receives it may write to it, and a second pass over a
             # retained graph makes another.

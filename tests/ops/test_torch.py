@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._dynamo import compiled_autograd
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -149,6 +151,36 @@ def test_compiled_training_step() -> None:
         loss(leaf, teacher).backward()
         grads.append(leaf.grad)
     assert same_bits(*grads)
+
+
+LOSSES = {
+    "mse": lambda s, v: ops.velocity_mse(s, v),
+    "scaled": lambda s, v: ops.velocity_mse(s, v) * 0.3,
+    "weighted": lambda s, v: ops.velocity_mse(s, v, weight=v.abs()[:, 0], uncond=-v, guidance_scale=3.0),
+    "masked": lambda s, v: ops.velocity_mse(s, v, mask=v > 0),
+    "kl": lambda s, v: ops.transition_kl(s, v, v.abs()[:, 0] + 0.5).sum(),
+    "policy": lambda s, v: ops.policy_loss(s, v, -v, clip_range=0.3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch looks at it
+@pytest.mark.parametrize("name", LOSSES)
+def test_compiled_autograd(name: str) -> None:
+    """The backward pass captured whole, for several batches: what the first has used up is made again."""
+    enable = getattr(compiled_autograd, "_enable", None) or compiled_autograd.enable
+    torch._dynamo.reset()
+    layer = torch.nn.Linear(9, 9)
+    for seed in range(3):
+        x, v, _ = operands((3, 9), torch.float32, seed)
+        gradients = []
+        for context in (nullcontext(), enable(torch.compile(fullgraph=True, backend="aot_eager"))):
+            layer.zero_grad()
+            loss = LOSSES[name](layer(x), v)
+            with context:
+                loss.backward()
+            gradients.append([p.grad.clone() for p in layer.parameters()])
+        for eager, compiled in zip(*gradients, strict=True):
+            torch.testing.assert_close(compiled, eager)
 
 
 @pytest.mark.slow
