@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.compiler import is_dynamo_compiling
 
-from danceopd.ops import _backend, _native, _private
+from danceopd.ops import _native, _private
 
 Number = float | torch.Tensor
 Tensors = tuple[torch.Tensor | None, ...]
@@ -46,7 +46,8 @@ class _Loss(torch.autograd.Function):
         plain = (
             not is_dynamo_compiling()
             and not torch.is_grad_enabled()
-            and _backend.takes_native(grad)
+            and type(grad) is torch.Tensor
+            and not _private.transformed()
             and not _private.batched(grad)
         )
         if gradient is not None and plain:
