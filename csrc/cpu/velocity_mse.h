@@ -47,19 +47,6 @@ MseTile<A> choose_mse_tile(bool guided, bool masked, bool gradient) {
   return bodies[4 * guided + 2 * masked + gradient];
 }
 
-inline float widened(float x) {
-  return x;
-}
-inline float widened(uint16_t x) {
-  return bf16_to_float(x);
-}
-inline void narrowed(float x, float& out) {
-  out = x;
-}
-inline void narrowed(float x, uint16_t& out) {
-  out = float_to_bf16(x);
-}
-
 // A full block of one dtype without guidance or mask, which is what a training loop calls most: conversions
 // in registers and each lane's sum too, where tiles carry both through memory. The same sums in the same
 // order.
