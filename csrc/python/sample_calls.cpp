@@ -68,6 +68,7 @@ PyObject* velocity_mse(const Reader& reader, Arguments in) {
   args.scale = read_finite(reader, in[3], student);
   args.weight = {1.0, nullptr, 1, DType::f64};
   args.weight_is_std = in[12] != Py_None;
+  require(!args.weight_is_std || in[4] != Py_None);
   if (in[4] != Py_None) {
     args.weight = args.weight_is_std ? read_std(reader, in[4], student) : read_finite(reader, in[4], student);
   }
