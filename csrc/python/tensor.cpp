@@ -77,7 +77,8 @@ bool is_true(PyObject* object, PyObject* property) {
   return get(object, property).get() == Py_True;
 }
 
-// The object is of the method's class. A method without arguments is called as the interpreter would in the end.
+// The object is of the method's class. A method without arguments is called as the interpreter would in the
+// end.
 Ref ask(PyObject* object, PyObject* method) {
   if (Py_TYPE(method) == &PyMethodDescr_Type) {
     const PyMethodDef* definition = reinterpret_cast<PyMethodDescrObject*>(method)->d_method;
