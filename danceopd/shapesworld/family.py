@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from danceopd.families.base import EncodedWhenAsked, Example, Examples, Student
+from danceopd.families.base import EncodedWhenAsked, Example, Examples, Footprint, Student
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.methods import add_differences
@@ -96,6 +96,25 @@ class ShapesWorldFamily:
         if spec not in GROUNDS:
             raise ValueError(f"data {spec!r} is unknown to ShapesWorld; choose one of {', '.join(GROUNDS)}.")
         return TaskExamples(TaskSet(spec, "train"))
+
+    def shapes(self, data: Examples) -> list[tuple[int, ...]]:
+        """All the same."""
+        return [self.shape()] * len(data)
+
+    def footprint(self, student: StudentConfig, teachers: Sequence[Teacher]) -> Footprint:
+        """The small model, once for the student and once for each checkpoint among the teachers.
+
+        Raises:
+            ValueError: `student.targets` name no layer.
+        """
+        model = build_model()
+        numbers = sum(parameter.numel() for parameter in model.parameters())
+        models = 1 + len({teacher.checkpoint for teacher in teachers})
+        trained = numbers
+        if student.kind == "lora":
+            layers = linear_layers(model, student.targets).values()
+            trained = student.rank * sum(layer.in_features + layer.out_features for layer in layers)
+        return Footprint(numbers * models * self.dtype.itemsize, elsewhere=0, encoders=0, trained=trained)
 
     def encode(self, examples: Sequence[Example]) -> ShapesCondition:
         """Words and sources of a batch, on the family's device.

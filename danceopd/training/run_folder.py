@@ -101,15 +101,15 @@ def open_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def check_writable(folder: Path) -> None:
-    """Raise ConfigError unless ``folder`` can be written, or made; nothing is made."""
+def check_writable(folder: Path, key: str = "output_dir") -> None:
+    """Raise ConfigError, naming ``key``, unless ``folder`` can be written, or made; nothing is made."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent
     if not place.is_dir():
-        raise _unusable(folder, f"'{place}' is a file")
+        raise _unusable(folder, f"'{place}' is a file", key)
     if not os.access(place, os.W_OK | os.X_OK):
-        raise _unusable(folder, f"no permission to write in '{place}'")
+        raise _unusable(folder, f"no permission to write in '{place}'", key)
 
 
 def export_whole(folder: Path, export: Callable[[Path], Path]) -> Path:
@@ -171,5 +171,5 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
     }
 
 
-def _unusable(folder: Path, why: str) -> ConfigError:
-    return ConfigError(f"output_dir '{folder}' cannot be written ({why}): name a folder that can.")
+def _unusable(folder: Path, why: str, key: str = "output_dir") -> ConfigError:
+    return ConfigError(f"{key} '{folder}' cannot be written ({why}): name a folder that can.")
