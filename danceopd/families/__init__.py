@@ -13,6 +13,7 @@ from danceopd.families.base import (
     Family,
     Footprint,
     Prepared,
+    RowsOfShape,
     Student,
 )
 from danceopd.families.config import StudentConfig, Teacher
@@ -25,6 +26,7 @@ __all__ = [
     "Family",
     "Footprint",
     "Prepared",
+    "RowsOfShape",
     "Student",
     "StudentConfig",
     "Teacher",

@@ -97,6 +97,10 @@ class Student:
     export: Callable[[Path, Mapping[str, Tensor]], Path]
 
 
+RowsOfShape = Mapping[tuple[int, ...], Sequence[int]]
+"""Positions of rows by the shape of their latent, rising; a range where there are very many."""
+
+
 @dataclass(frozen=True)
 class Footprint:
     """What the models of a run take at the least, as far as it is known before any weight is read.
@@ -146,8 +150,8 @@ class Family(Protocol):
         """
         ...
 
-    def shapes(self, data: Examples) -> Sequence[tuple[int, ...]]:
-        """`shape` of every row of what `data` returned; cheap, no image is opened for it again."""
+    def shapes(self, data: Examples) -> RowsOfShape:
+        """The rows of what `data` returned by their latent's shape; cheap, no image is opened again."""
         ...
 
     def footprint(self, student: StudentConfig, teachers: Sequence[Teacher]) -> Footprint:

@@ -6,7 +6,7 @@ What differs from one family to the next is in its `Conventions`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.data import Rows, buckets, check_rows, load_rows, nearest_bucket
-from danceopd.families.base import Example, Examples, Footprint, Student
+from danceopd.families.base import Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import RowsCondition
 from danceopd.families.config import StudentConfig, Teacher
@@ -103,7 +103,7 @@ class PretrainedFamily:
         self._others: dict[tuple[Path, bool, str | None], nn.Module] = {}
         self._fields: dict[Teacher, VelocityField] = {}
         self._adapter_numbers = count()
-        self._shapes: WeakKeyDictionary[Examples, list[tuple[int, ...]]] = WeakKeyDictionary()
+        self._shapes: WeakKeyDictionary[Examples, dict[tuple[int, ...], list[int]]] = WeakKeyDictionary()
 
     # -- sizes
     # -------------------------------------------------------------------------------------------------
@@ -157,13 +157,13 @@ class PretrainedFamily:
             ValueError: in one sentence that names the row.
         """
         rows = load_rows(spec, route=route, columns=columns)
-        self._shapes[rows] = check_rows(rows, look=self._look)
+        self._shapes[rows] = _positions(check_rows(rows, look=self._look))
         return rows
 
-    def shapes(self, data: Examples) -> list[tuple[int, ...]]:
-        """[C, h, w] of every row's latent, noted when `data` checked them."""
+    def shapes(self, data: Examples) -> RowsOfShape:
+        """Rows by the [C, h, w] of their latent, noted when `data` checked them."""
         if data not in self._shapes:
-            self._shapes[data] = [self._look(data[row]) for row in range(len(data))]
+            self._shapes[data] = _positions(self._look(data[row]) for row in range(len(data)))
         return self._shapes[data]
 
     def _look(self, example: Example) -> tuple[int, ...]:
@@ -341,3 +341,10 @@ class PretrainedFamily:
             elif name != "base":
                 start.loras.append((self._read_lora(name), factor))
         return start
+
+
+def _positions(shapes: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
+    found: dict[tuple[int, ...], list[int]] = {}
+    for row, shape in enumerate(shapes):
+        found.setdefault(shape, []).append(row)
+    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from danceopd.families.base import EncodedWhenAsked, Example, Examples, Footprint, Student
+from danceopd.families.base import EncodedWhenAsked, Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.methods import add_differences
@@ -97,9 +97,9 @@ class ShapesWorldFamily:
             raise ValueError(f"data {spec!r} is unknown to ShapesWorld; choose one of {', '.join(GROUNDS)}.")
         return TaskExamples(TaskSet(spec, "train"))
 
-    def shapes(self, data: Examples) -> list[tuple[int, ...]]:
+    def shapes(self, data: Examples) -> RowsOfShape:
         """All the same."""
-        return [self.shape()] * len(data)
+        return {self.shape(): range(len(data))}
 
     def footprint(self, student: StudentConfig, teachers: Sequence[Teacher]) -> Footprint:
         """The small model, once for the student and once for each checkpoint among the teachers.

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from danceopd.families import EncodedWhenAsked, Example, Examples, Footprint, Student
+from danceopd.families import EncodedWhenAsked, Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.flow import GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.training import StudentConfig, Teacher
 
@@ -93,8 +93,8 @@ class TinyFamily:
             raise ValueError(f"data must be a number of rows, but got '{spec}'; say how many.")
         return Numbers(int(spec))
 
-    def shapes(self, data: Examples) -> list[tuple[int, ...]]:
-        return [SHAPE] * len(data)
+    def shapes(self, data: Examples) -> RowsOfShape:
+        return {SHAPE: range(len(data))}
 
     def footprint(self, student: StudentConfig, teachers: Sequence[Teacher]) -> Footprint:
         numbers = sum(parameter.numel() for parameter in TinyNet(0, self.dtype).parameters())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from danceopd.flow import Condition, VelocityField, route_probabilities
 from danceopd.training.batch import PlannedBatch
@@ -94,7 +96,7 @@ def _seconds(field: VelocityField, batch: PlannedBatch, size: int) -> float:
 
 
 def _activations(trainer: DanceOPDTrainer, batch: PlannedBatch) -> int:
-    """Bytes of one sample's forward and backward of the student; its gradients are thrown away."""
+    """Bytes at the worst moment of one sample's forward and backward of the student."""
     one = batch.batch
     sigma = batch.grid.tensor(one.noise.device)[0].expand(len(one.noise))
 
@@ -102,10 +104,22 @@ def _activations(trainer: DanceOPDTrainer, batch: PlannedBatch) -> int:
         velocity = trainer.field(one.noise.float(), sigma, one.condition)
         velocity.backward(torch.zeros_like(velocity))
 
+    # Gradients of weights do not grow with the batch and are counted elsewhere: each is dropped at once.
+    hooks = []
+    for name, parameter in trainer.student.module.named_parameters():
+        if parameter.requires_grad:
+            drop = partial(_drop_gradient, trainer.weights.masters[name])
+            hooks.append(parameter.register_post_accumulate_grad_hook(drop))
     try:
         return peak_bytes(once, trainer.family.device)
     finally:
+        for hook in hooks:
+            hook.remove()
         trainer.weights.discard_gradients()
+
+
+def _drop_gradient(master: Tensor, parameter: Tensor) -> None:
+    master.grad = parameter.grad = None
 
 
 def _wait(device: torch.device) -> None:

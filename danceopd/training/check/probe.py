@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from danceopd.families import Example, Examples, Family, Prepared
+from danceopd.families import Example, Examples, Family, Prepared, RowsOfShape
 from danceopd.training.batch import PlannedBatch, build_batches
 from danceopd.training.config import TrainConfig
 from danceopd.training.plan import SlotPlan
 from danceopd.training.run_folder import CACHE
-
-_ROWS = 2  # of each route
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,9 @@ class Probe:
 
     def slots(self, route: int) -> list[SlotPlan]:
         """A sample of each row of a route, queried at the first states of a rollout."""
+        last = self.num_steps - 1
         return [
-            SlotPlan(
-                route, row, (self.seed + row) % 2**63, query_index=min(row, self.num_steps - 1), drop=False
-            )
+            SlotPlan(route, row, (self.seed + row) % 2**63, query_index=min(row, last), drop=False)
             for row in range(len(self.rows[route]))
         ]
 
@@ -68,7 +64,7 @@ class Probe:
 
 @contextmanager
 def open_probe(
-    family: Family, config: TrainConfig, data: Sequence[Examples], shapes: Sequence[Sequence[tuple[int, ...]]]
+    family: Family, config: TrainConfig, data: Sequence[Examples], shapes: Sequence[RowsOfShape]
 ) -> Iterator[Probe]:
     """Encode the probe, in the run's own cache where there is one, else in a folder that goes away again."""
     rows = [ChosenRows(examples, _choose(of)) for examples, of in zip(data, shapes, strict=True)]
@@ -91,8 +87,7 @@ def folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _choose(shapes: Sequence[tuple[int, ...]]) -> list[int]:
+def _choose(shapes: RowsOfShape) -> list[int]:
     """The first row of the commonest shape, and one from the middle of the others that have it."""
-    ((commonest, count),) = Counter(shapes).most_common(1)
-    alike = [row for row, shape in enumerate(shapes) if shape == commonest]
-    return sorted({alike[0], alike[count // 2]})[:_ROWS]
+    alike = max(shapes.values(), key=len)
+    return sorted({alike[0], alike[len(alike) // 2]})

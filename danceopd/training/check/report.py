@@ -25,6 +25,14 @@ class RouteRows:
     rows: int
     shapes: dict[str, int]
 
+    def line(self) -> str:
+        """For people."""
+        if len(self.shapes) == 1:
+            return f"{self.route}: {self.rows} rows of {next(iter(self.shapes))}"
+        shown = [f"{count} of {shape}" for shape, count in list(self.shapes.items())[:4]]
+        others = [f"{len(self.shapes) - 4} other shapes"] if len(self.shapes) > 4 else []
+        return f"{self.route}: {self.rows} rows ({', '.join([*shown, *others])})"
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -238,10 +246,10 @@ def bytes_text(count: int) -> str:
 
 def time_text(seconds: float) -> str:
     """Such as "2.5 h"."""
-    for unit, length in (("days", 86400 * 3), ("h", 3600), ("min", 60), ("s", 1)):
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         if seconds >= length:
-            return f"{seconds / (86400 if unit == 'days' else length):.3g} {unit}"
-    return f"{seconds * 1000:.2g} ms"
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds * 1000:.3g} ms"
 
 
 def percent_text(share: float) -> str:

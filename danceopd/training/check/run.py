@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from danceopd.families import Examples, Family, load_family
+from danceopd.families import Examples, Family, RowsOfShape, load_family
 from danceopd.training.check.cost import estimate_run
 from danceopd.training.check.probe import Probe, cache_folder, folder_bytes, open_probe
 from danceopd.training.check.report import CheckReport, Estimate, Resources, RouteRows, bytes_text
@@ -79,7 +78,7 @@ def check_run(
     data = read_rows(family, config.routes)
     shapes = [family.shapes(rows) for rows in data]
     rows = _describe_rows(config, shapes)
-    tell("data", "; ".join(f"{entry.route}: {entry.rows} rows ({_listed(entry.shapes)})" for entry in rows))
+    tell("data", "; ".join(entry.line() for entry in rows))
 
     asked = asked_teachers(config.teachers, config.routes)
     resources = check_resources(family.footprint(config.student, asked), config, family.device)
@@ -110,13 +109,16 @@ def check_run(
     return CheckedRun(report, trainer)
 
 
-def _describe_rows(config: RunConfig, shapes: Sequence[Sequence[tuple[int, ...]]]) -> list[RouteRows]:
+def _describe_rows(config: RunConfig, shapes: Sequence[RowsOfShape]) -> list[RouteRows]:
     return [
         RouteRows(
             route=name,
             data=route.data,
-            rows=len(of),
-            shapes={"x".join(map(str, shape)): count for shape, count in Counter(of).most_common()},
+            rows=sum(map(len, of.values())),
+            shapes={
+                "x".join(map(str, shape)): len(rows)
+                for shape, rows in sorted(of.items(), key=lambda entry: -len(entry[1]))
+            },
         )
         for name, route, of in zip(name_routes(config.routes), config.routes, shapes, strict=True)
     ]
@@ -149,8 +151,3 @@ def _warnings(resources: Resources, estimate: Estimate) -> list[str]:
             "cache_dir that is kept."
         )
     return found
-
-
-def _listed(shapes: dict[str, int]) -> str:
-    shown = [f"{count} of {shape}" for shape, count in list(shapes.items())[:4]]
-    return ", ".join([*shown, f"{len(shapes) - 4} other shapes"] if len(shapes) > 4 else shown)
