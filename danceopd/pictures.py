@@ -17,6 +17,7 @@ from danceopd.files import check_writable, write_whole
 
 _ZOOM: Final = "danceopd:zoom"
 _LEGIBLE: Final = 256  # pixels
+_LARGEST: Final = 1024  # pixels of a side in a table
 _LINE, _MARGIN, _LETTER = 16, 8, 6  # pixels: height of a line of text, space between cells, width of a letter
 
 
@@ -112,7 +113,9 @@ def write_table(
 def _legible(image: Tensor) -> Image.Image:
     zoom = max(1, -(-_LEGIBLE // image.shape[-1]))
     large = image.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
-    return Image.fromarray(np.ascontiguousarray(large.permute(1, 2, 0).numpy()))
+    picture = Image.fromarray(np.ascontiguousarray(large.permute(1, 2, 0).numpy()))
+    picture.thumbnail((_LARGEST, _LARGEST))  # a source may be a photograph
+    return picture
 
 
 def _is_folder(out: Path) -> bool:

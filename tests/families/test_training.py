@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from danceopd.families import Example, StudentConfig, Teacher, load_family
+from danceopd.families import StudentConfig, Teacher, load_family
 from danceopd.families.pretrained import PretrainedFamily
 from danceopd.sampling import sample
-from danceopd.training import DanceOPDTrainer, Route, RunConfig, load_run_config, load_student
+from danceopd.training import DanceOPDTrainer, Route, RunConfig, load_student
 from tests.families import tiny
 from tests.families.parity import error, folder_of
 from tests.families.tiny.calls import EDITS, NEEDS_SOURCE, picture

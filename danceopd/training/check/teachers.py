@@ -10,6 +10,7 @@ from torch import nn
 from danceopd.families import Teacher
 from danceopd.flow import VelocityField
 from danceopd.settings import ConfigError
+from danceopd.training.batch import PlannedBatch
 from danceopd.training.check.fields import adapter_of, base_field, distance, first_velocity
 from danceopd.training.check.probe import Probe
 from danceopd.training.check.report import TeacherFacts
@@ -34,7 +35,7 @@ def describe_teachers(trainer: DanceOPDTrainer, probe: Probe) -> Iterator[Teache
             )
         without, part = _without(trainer, teacher)
         change = None if without is None else distance(velocity, first_velocity(without, batch))
-        if change == 0.0 and part:
+        if part and (change == 0.0 or (without is not None and _ignores_prompts(teacher, without, batch))):
             raise ConfigError(
                 f"teacher '{teacher.name}' is a no-op: {part} changes nothing in its velocity; give other "
                 "weights, or leave that out and let the teacher be what is under it."
@@ -67,6 +68,16 @@ def _without(trainer: DanceOPDTrainer, teacher: Teacher) -> tuple[VelocityField 
         plain = dataclasses.replace(teacher, guidance_scale=1.0)
         return family.teacher(plain), f"guidance_scale={teacher.guidance_scale:g}"
     return family.teacher(teacher), ""
+
+
+def _ignores_prompts(teacher: Teacher, field: VelocityField, batch: PlannedBatch) -> bool:
+    """Whether there is nothing that the guidance of a teacher which is guidance alone could contrast."""
+    if teacher.lora is not None or teacher.checkpoint not in (None, "base"):
+        return False
+    # Not told from the guided field, whose batch is twice as large and rounds in other places.
+    without_prompt = batch.batch._replace(condition=batch.batch.condition.unconditional())
+    apart = first_velocity(field, batch._replace(batch=without_prompt))
+    return distance(apart, first_velocity(field, batch)) == 0.0
 
 
 def _what(teacher: Teacher) -> str:
