@@ -181,7 +181,7 @@ def test_check_without_samples_writes_nothing(config: Path, tmp_path: Path) -> N
 
 
 def test_check_ends_at_the_first_failure(config: Path, tmp_path: Path) -> None:
-    result = run("check", config, "teachers.0.checkpoint=0")
+    result = run("check", config, "teachers.0.checkpoint='0'")
     assert result.exit_code == 2
     assert [line.split()[1] for line in result.stdout.splitlines()] == ["config", "data", "resources"]
     assert result.stderr.startswith("danceopd: teacher 'one' is a no-op: ")

@@ -75,7 +75,13 @@ class Checkpoint:
 
         kind = getattr(diffusers, self.index["transformer"][1])
         folder = self.folder / "transformer" if path is None else path
-        model = _load(kind, folder, dtype)
+        model, info = _load(kind, folder, dtype, output_loading_info=True)
+        # diffusers fills what a file lacks with random numbers and a line in the log.
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(
+                f"'{folder}' lacks {len(missing)} of the transformer's tensors (first '{missing[0]}'): "
+                "restore its files."
+            )
         return model.eval().requires_grad_(False)
 
     def outline(self) -> nn.Module:

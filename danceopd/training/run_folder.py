@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,8 +109,12 @@ def check_writable(folder: Path, key: str = "output_dir") -> None:
         place = place.parent
     if not place.is_dir():
         raise _unusable(folder, f"'{place}' is a file", key)
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise _unusable(folder, f"no permission to write in '{place}'", key)
+    try:
+        # The one question that permissions, full disks and read-only mounts all answer; it leaves no trace.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise _unusable(folder, f"'{place}': {error.strerror}", key) from None
 
 
 def export_whole(folder: Path, export: Callable[[Path], Path]) -> Path:

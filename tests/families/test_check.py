@@ -169,6 +169,14 @@ def _cut_base(config: RunConfig, folder: Path) -> list[str]:
     return [f"family={folder / 'base'}"]
 
 
+def _base_with_a_hole(config: RunConfig, folder: Path) -> list[str]:
+    (file,) = (_copied_base(folder) / "transformer").glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors["proj_out.weight"]
+    save_file(tensors, file, {"format": "pt"})
+    return [f"family={folder / 'base'}"]
+
+
 def _cut_encoder(config: RunConfig, folder: Path) -> list[str]:
     (file,) = (_copied_base(folder) / "text_encoder").glob("*.safetensors")
     _cut(file)
@@ -186,10 +194,8 @@ def _lora_of_another_model(config: RunConfig, folder: Path) -> list[str]:
 
 def _lora_of_zeros(config: RunConfig, folder: Path) -> list[str]:
     path = Path(config.teachers[1].lora or "")
-    save_file(
-        {name: value * ("lora_A" in name) for name, value in load_file(path).items()},
-        folder / "0.safetensors",
-    )
+    zeros = {name: value * ("lora_A" in name) for name, value in load_file(path).items()}
+    save_file(zeros, folder / "0.safetensors")
     return _with_lora(config, folder / "0.safetensors")
 
 
@@ -243,7 +249,8 @@ IN_FILES: list[tuple[Mistake, str]] = [
     (_pickle_as_checkpoint, "cannot be loaded as Flux2Transformer2DModel"),
     (_no_checkpoint, "is no diffusers checkpoint that can be read"),
     (_unknown_family, "KandinskyPipeline, which no family here speaks for"),
-    (_checkpoint_of_another_family, "cannot be loaded as Flux2Transformer2DModel"),
+    (_checkpoint_of_another_family, "is of another model: it is a SD3Transformer2DModel, the base a Flux2"),
+    (_base_with_a_hole, "lacks 1 of the transformer's tensors"),
     (_cut_base, "cannot be loaded as Flux2Transformer2DModel"),
     (_cut_encoder, "cannot be loaded as Flux2KleinPipeline"),
     (_cut_lora, "cannot be read as safetensors"),
