@@ -1,4 +1,4 @@
-"""The command line: ``danceopd info | demo | train | check | sample | eval``.
+"""The command line: ``danceopd info | demo | train | check | sample | eval | export``.
 
 A user's mistake ends in one sentence on stderr and exit code 2, training that fails on the way in exit
 code 1, and training stopped by a signal in 128 plus its number. ``--debug`` shows the traceback instead.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 from typer.core import TyperGroup
@@ -304,6 +304,46 @@ def evaluate(
         typer.echo(text)
     else:
         write_whole(out, f"{text}\n".encode())
+
+
+@app.command()
+def export(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder; its newest checkpoint is read.")
+    ],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="diffusers (a file for load_lora_weights, or a pipeline's folder), peft or comfyui."
+        ),
+    ] = "diffusers",
+    out: Annotated[
+        Path | None, typer.Option(help="New folder of the export; RUN/export-FORMAT when not given.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Write a run's student in a format that others load, and prove that they load it.
+
+    The export is loaded back in a fresh process and its velocity compared with the student's.
+    """
+    from danceopd.families.export import export_student
+    from danceopd.families.pretrained import PretrainedFamily
+    from danceopd.training import load_student
+
+    loaded = load_student(run, device=device)
+    if not isinstance(loaded.family, PretrainedFamily):
+        raise ValueError(
+            f"'{run}' is of the family '{loaded.family.name}', whose students are exported as training ends: "
+            "take the file in its folder."
+        )
+    exported = export_student(
+        loaded.family, loaded.student, out or run / f"export-{format}", cast(Any, format)
+    )
+    typer.echo(
+        f"loaded back with an error of {exported.error:.1e}, where the base is {exported.effect:.1e} away",
+        err=True,
+    )
+    typer.echo(exported.path)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ Put one into any pipeline that samples with diffusers' `FlowMatchEulerDiscreteSc
 
 from __future__ import annotations
 
-from numbers import Integral, Real
 from typing import TypeAlias
 
 import torch
@@ -155,10 +154,11 @@ class FusedFlowMatchAB2Scheduler(FusedFlowMatchEulerScheduler):
 
 
 def _is_time(timestep: object) -> bool:
-    """Whether this is a timestep, not an index; the parent says what is wrong with an index."""
-    if isinstance(timestep, Tensor):
-        return timestep.is_floating_point()
-    return isinstance(timestep, Real) and not isinstance(timestep, Integral)  # Real: NumPy's floats too
+    """Whether the parent takes this for a timestep; for an index it says what is wrong with that.
+
+    Its own distinction: NumPy's integers and small integer tensors are timesteps, Python's ints are not.
+    """
+    return not isinstance(timestep, (int, torch.IntTensor, torch.LongTensor))
 
 
 def _alike(velocity: Tensor, earlier: Tensor) -> bool:

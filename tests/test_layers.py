@@ -30,6 +30,7 @@ LAYERS = (
         "danceopd.families.base",
         "danceopd.families.config",
         "danceopd.families.device",
+        "danceopd.families.lora",
     ),  # what a family is, and what it is asked for
     ("danceopd.methods",),
     ("danceopd.flow",),

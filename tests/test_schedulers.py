@@ -318,12 +318,19 @@ def test_a_new_grid_forgets_the_old_one() -> None:
         assert torch.equal(used.step(v, t, x).prev_sample, fresh.step(v, t, x).prev_sample)
 
 
-@pytest.mark.parametrize("kind", [float, np.float32, np.float64, torch.tensor])
-def test_any_real_timestep_gets_the_second_order(kind: Any) -> None:
-    scheduler, x = FusedFlowMatchAB2Scheduler(shift=3.0), torch.randn(2, 5)
-    scheduler.set_timesteps(4)
+def int16(timestep: float) -> torch.Tensor:
+    return torch.tensor(int(timestep), dtype=torch.int16)
+
+
+@pytest.mark.parametrize(
+    "kind", [float, np.float32, np.float64, np.int64, np.int32, np.uint16, np.array, torch.tensor, int16]
+)
+def test_any_timestep_gets_the_second_order(kind: Any) -> None:
+    scheduler, x = FusedFlowMatchAB2Scheduler(), torch.randn(2, 5)
+    sigmas = [1.0, 0.7, 0.5, 0.2]  # whole timesteps, for the kinds that have no others
+    scheduler.set_timesteps(sigmas=sigmas)
     expected = run(scheduler, x)
-    scheduler.set_timesteps(4)
+    scheduler.set_timesteps(sigmas=sigmas)
     for t in scheduler.timesteps:
         x = scheduler.step(velocity(x, t, x.dtype), kind(t.item()), x).prev_sample
     assert torch.equal(x, expected)

@@ -178,15 +178,38 @@ def tuned_mse_each_backward(o: Operands) -> tuple[Tensor, Tensor]:
     return tuned_mse_each(o), o.out.mul_(2 / o.x.numel())
 
 
-def eager_policy(o: Operands) -> Tensor:
-    ratio = torch.exp(o.x.float() - o.v.float())
-    advantage = torch.clamp(o.u.float(), -5.0, 5.0)
-    return torch.maximum(-advantage * ratio, -advantage * torch.clamp(ratio, 1 - 1e-4, 1 + 1e-4)).mean()
+def policy(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
+    ratio = torch.exp(log_prob.float() - old_log_prob.float())
+    bounded = torch.clamp(advantage.float(), -5.0, 5.0)
+    return torch.maximum(-bounded * ratio, -bounded * torch.clamp(ratio, 1 - 1e-4, 1 + 1e-4)).mean()
 
 
-def tuned_policy(o: Operands) -> Tensor:
+def policy_backward(loss: Callable[..., Tensor], o: Operands) -> tuple[Tensor, Tensor]:
+    """A loss of (log_prob, old_log_prob, advantage) and its gradient by autograd."""
+    log_prob = o.x.detach().requires_grad_()
+    value = loss(log_prob, o.v, o.u)
+    return value, torch.autograd.grad(value, log_prob)[0]
+
+
+def compiled_policy_backward(compiler: Callable[[Any], Any]) -> Form:
+    loss = compiler(policy)
+    return lambda o: policy_backward(loss, o)
+
+
+def _free_and_clipped(o: Operands) -> tuple[Tensor, Tensor]:
     ratio = torch.sub(o.x, o.v, out=o.spare).exp_()
     advantage = torch.clamp(o.u, -5.0, 5.0, out=o.out)
     free = torch.mul(ratio, advantage, out=o.third)
-    clipped = ratio.clamp_(1 - 1e-4, 1 + 1e-4).mul_(advantage)
+    return free, ratio.clamp_(1 - 1e-4, 1 + 1e-4).mul_(advantage)
+
+
+def tuned_policy(o: Operands) -> Tensor:
+    free, clipped = _free_and_clipped(o)
     return torch.minimum(free, clipped, out=clipped).mean().float().neg_()
+
+
+def tuned_policy_backward(o: Operands) -> tuple[Tensor, Tensor]:
+    free, clipped = _free_and_clipped(o)
+    cut = clipped < free
+    loss = torch.minimum(free, clipped, out=clipped).mean().float().neg_()
+    return loss, free.mul_(-1 / o.x.numel()).masked_fill_(cut, 0.0)

@@ -158,7 +158,16 @@ TABLE = (
         "policy_loss",
         moves=3,
         danceopd=lambda o: ops.policy_loss(o.x, o.v, o.u),
-        eager=rivals.eager_policy,
+        eager=lambda o: rivals.policy(o.x, o.v, o.u),
         tuned=rivals.tuned_policy,
+    ),
+    Entry(
+        "policy_loss, with backward",
+        moves=4,
+        danceopd=lambda o: rivals.policy_backward(ops.policy_loss, o),
+        eager=lambda o: rivals.policy_backward(rivals.policy, o),
+        tuned=rivals.tuned_policy_backward,
+        compiled=rivals.compiled_policy_backward,
+        grad=True,
     ),
 )

@@ -79,14 +79,31 @@ struct VelocityMSEArgs {
   Input uncond;  // data == nullptr: no guidance
   Param scale;
   Param weight;
+  bool weight_is_std;  // the weight is then 1 / (2 weight^2), of a Gaussian's exponent
   Mask mask;
   double gradient_scale;
   void* gradient;  // nullptr: loss only
   DType gradient_dtype;
   void* partials;  // [batch, blocks_per_sample], f64 when the student is f64, else f32
   void* loss;      // [batch], same dtype as partials
+  void* mean;      // one value, their mean; nullptr: not wanted
   int64_t batch;
   int64_t per_sample;
+};
+
+// loss = the mean over all elements of Flow-OPD's clipped objective, and its gradient times gradient_scale.
+struct PolicyLossArgs {
+  Input log_prob;
+  Input old_log_prob;
+  Input advantage;
+  double clip_range;
+  double advantage_clip;
+  Param gradient_scale;  // one value
+  void* gradient;        // nullptr: loss only
+  DType gradient_dtype;
+  void* partials;  // [blocks_per_sample(elements)], f64 when log_prob is f64, else f32
+  void* loss;      // one value, same dtype as partials
+  int64_t elements;
 };
 
 // Where the noise of a stochastic step comes from. Without `each`, element i of sample b is element b *

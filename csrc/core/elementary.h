@@ -1,5 +1,5 @@
-// Logarithm, sine and cosine from fma and exact operations alone, since the standard libraries of hosts and
-// CUDA differ in the last bit. Free of branches, so that compilers vectorise them.
+// Logarithm, exponential, sine and cosine from fma and exact operations alone, since the standard libraries
+// of hosts and CUDA differ in the last bit. Free of branches, so that compilers vectorise them.
 #pragma once
 
 #include "core/dtype.h"
@@ -36,6 +36,57 @@ DANCEOPD_HD double logarithm(double x) {
   for (int k = 10; k > 0; --k) p = fused(p, z, 1.0 / (2 * k + 1));
   const double tail = (2.0 * s) * (z * p);
   return fused(static_cast<double>(exponent), 0.69314718055994531, fused(2.0, s, tail));
+}
+
+// 2^n for a normal result.
+DANCEOPD_HD float power_of_two(int32_t n) {
+  return float_of(static_cast<uint32_t>(n + 127) << 23);
+}
+
+// e^x by e^r 2^n with |r| <= log(2) / 2; the polynomial is a minimax fit. Adding 1.5 * 2^23 rounds to the
+// nearest integer and leaves it in the low bits, whatever x is. Two factors, as 2^n alone may leave the
+// floats on either side.
+DANCEOPD_HD float exponential(float x) {
+  const float bounded = x < -104.0f ? -104.0f : x > 89.0f ? 89.0f : x;  // 0 and infinity; a NaN stays one
+  const float shifted = fused(bounded, 1.44269502f, 12582912.0f);
+  const int32_t n = static_cast<int32_t>(bits_of(shifted) - bits_of(12582912.0f)) & 0x3ff;  // of a NaN: any
+  const int32_t signed_n = (n ^ 0x200) - 0x200, half = signed_n >> 1;
+  const float whole = shifted - 12582912.0f;
+  const float r = fused(whole, 1.90465432e-9f, fused(whole, -0.693147182f, bounded));
+  float p = 1.9790289e-4f;
+  p = fused(p, r, 1.3944705e-3f);
+  p = fused(p, r, 8.333498e-3f);
+  p = fused(p, r, 4.1666295e-2f);
+  p = fused(p, r, 0.16666666f);
+  p = fused(p, r, 0.5f);
+  const float e = 1.0f + fused(r * r, p, r);
+  return (e * power_of_two(half)) * power_of_two(signed_n - half);
+}
+
+DANCEOPD_HD double power_of_two(int64_t n) {
+  const uint64_t bits = static_cast<uint64_t>(n + 1023) << 52;
+  double x;
+  memcpy(&x, &bits, 8);
+  return x;
+}
+
+// The same in double, by the series of e^r.
+DANCEOPD_HD double exponential(double x) {
+  const double bounded = x < -746.0 ? -746.0 : x > 710.0 ? 710.0 : x;
+  const double shifted = fused(bounded, 1.4426950408889634, 6755399441055744.0);  // 1.5 * 2^52
+  uint64_t bits;
+  memcpy(&bits, &shifted, 8);
+  const int64_t n = static_cast<int64_t>((bits & 0xfff) ^ 0x800) - 0x800, half = n >> 1;
+  const double whole = shifted - 6755399441055744.0;
+  const double r = fused(whole, -2.3190468138462996e-17, fused(whole, -0.69314718055994531, bounded));
+  double p = 1.0 / 6227020800.0;  // 1 / 13!
+  double factorial = 6227020800.0;
+  for (int k = 13; k > 2; --k) {
+    factorial /= k;
+    p = fused(p, r, 1.0 / factorial);
+  }
+  const double e = 1.0 + fused(r * r, p, r);
+  return (e * power_of_two(half)) * power_of_two(n - half);
 }
 
 // Sine and cosine of the angle `turn` / 2^32 of a full turn.

@@ -5,6 +5,7 @@
 //   lane    element i of a block adds to lane i % kLanes, in rising i
 //   tree    lanes pair up: first the kVector lanes of a thread (4, 2, 1 apart), then the threads (64, .. 1)
 //   final   block j of a sample adds, in double, to lane j % kThreads; lanes pair up (64, 32, .. 1 apart)
+//   mean    over samples: another final pass, over their losses as they were rounded
 #pragma once
 
 #include "core/portable.h"

@@ -1,6 +1,8 @@
 // combine: elementwise ops, tile by tile.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/tile.h"
 #include "ops/coefficients.h"
 #include "ops/linear.h"
@@ -25,6 +27,32 @@ void apply_tile(const CombineArgs& a, int64_t b, int64_t offset, int n, A* const
   }
 }
 
+// Whether all operands are of this dtype. Where they are bfloat16, as models mostly are, loops of their own
+// convert in registers; tiles would go through memory twice more.
+inline bool all_are(DType dtype, const CombineArgs& a) {
+  bool all = a.output_dtype == dtype;
+  for (int k = 0; k < a.inputs; ++k) all = all && a.input[k].dtype == dtype;
+  return all;
+}
+
+template <class Op>
+void apply_bf16(const CombineArgs& a, int64_t b, int64_t offset, int n) {
+  const uint16_t* x[Op::inputs];
+  uint16_t* y[Op::outputs];
+  for (int k = 0; k < Op::inputs; ++k) x[k] = static_cast<const uint16_t*>(a.input[k].data) + offset;
+  for (int k = 0; k < Op::outputs; ++k) y[k] = static_cast<uint16_t*>(a.output[k]) + offset;
+  float c[Op::coefs];
+  coefficients_of(a, b, Op::coefs, c);
+
+#pragma GCC ivdep
+  for (int i = 0; i < n; ++i) {
+    float in[Op::inputs], out[Op::outputs];
+    for (int k = 0; k < Op::inputs; ++k) in[k] = widened(x[k][i]);
+    Op::apply(in, c, out);
+    for (int k = 0; k < Op::outputs; ++k) narrowed(out[k], y[k][i]);
+  }
+}
+
 template <class Op, class A>
 void fold_tile(const CombineArgs& a, int64_t b, int64_t offset, int n, A* out) {
   alignas(64) A buffer[kTile];
@@ -37,14 +65,61 @@ void fold_tile(const CombineArgs& a, int64_t b, int64_t offset, int n, A* out) {
   }
 }
 
+// A few fields: their sum stays in registers, too.
+constexpr int kFewFields = 4;
+
+template <class Op, int kFields, class T>
+void fold_fields(const CombineArgs& a, int64_t b, int64_t offset, int n) {
+  const T* x[kFields];
+  float weight[kFields];
+  T* y = static_cast<T*>(a.output[0]) + offset;
+  for (int k = 0; k < kFields; ++k) {
+    x[k] = static_cast<const T*>(a.input[k].data) + offset;
+    weight[k] = static_cast<float>(value_of(a.param[k], b));
+  }
+#pragma GCC ivdep
+  for (int i = 0; i < n; ++i) {
+    float sum = 0.0f;
+    for (int k = 0; k < kFields; ++k) sum = Op::fold(sum, widened(x[k][i]), weight[k]);
+    narrowed(sum, y[i]);
+  }
+}
+
+template <class Op, class T>
+void fold_few(const CombineArgs& a, int64_t b, int64_t offset, int n) {
+  static_assert(kFewFields == 4, "one case each");
+  switch (a.inputs) {
+    case 1:
+      return fold_fields<Op, 1, T>(a, b, offset, n);
+    case 2:
+      return fold_fields<Op, 2, T>(a, b, offset, n);
+    case 3:
+      return fold_fields<Op, 3, T>(a, b, offset, n);
+    default:
+      return fold_fields<Op, 4, T>(a, b, offset, n);
+  }
+}
+
 template <class Op, class A>
 void combine_tiles(const CombineArgs& a, int64_t begin, int64_t end) {
   alignas(64) A buffer[Op::outputs][kTile];
   const int64_t tiles = tiles_per_sample(a.per_sample);
+  [[maybe_unused]] const bool wide = all_are(DType::f32, a), narrow = all_are(DType::bf16, a);
   for (int64_t t = begin; t < end; ++t) {
     const int64_t b = t / tiles, first = (t % tiles) * kTile;
     const int n = static_cast<int>(a.per_sample - first < kTile ? a.per_sample - first : kTile);
     const int64_t offset = b * a.per_sample + first;
+    if constexpr (std::is_same<A, float>::value) {
+      if constexpr (Op::inputs != 0) {
+        if (narrow) {
+          apply_bf16<Op>(a, b, offset, n);
+          continue;
+        }
+      } else if (a.inputs <= kFewFields && (wide || narrow)) {
+        wide ? fold_few<Op, float>(a, b, offset, n) : fold_few<Op, uint16_t>(a, b, offset, n);
+        continue;
+      }
+    }
     A* out[Op::outputs];
     for (int k = 0; k < Op::outputs; ++k)
       out[k] = output_tile(a.output[k], a.output_dtype, offset, buffer[k]);

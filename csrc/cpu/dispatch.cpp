@@ -8,9 +8,19 @@
 #include "cpu/thread_pool.h"
 #include "ops/route.h"
 #include "ops/sde_step.h"
+#include "ops/velocity_mse.h"
 
 namespace danceopd::cpu {
 namespace {
+
+int64_t elements_of(const PolicyLossArgs& a) {
+  return a.elements;
+}
+
+template <class Args>
+int64_t elements_of(const Args& a) {
+  return a.batch * a.per_sample;
+}
 
 int useful_threads(int64_t elements, int threads) {
   const int64_t most = elements / kParallelElements;
@@ -49,9 +59,18 @@ void finish_losses(const VelocityMSEArgs& a) {
   const int64_t blocks = blocks_per_sample(a.per_sample);
   for (int64_t b = 0; b < a.batch; ++b) {
     const double sum = sum_of_partials<A>(a.partials, b, blocks);
-    static_cast<A*>(a.loss)[b] =
-        static_cast<A>(value_of(a.weight, b) * sum / static_cast<double>(a.per_sample));
+    static_cast<A*>(a.loss)[b] = static_cast<A>(weight_of(a, b) * sum / static_cast<double>(a.per_sample));
   }
+  if (a.mean != nullptr) {
+    *static_cast<A*>(a.mean) =
+        static_cast<A>(sum_of_partials<A>(a.loss, 0, a.batch) / static_cast<double>(a.batch));
+  }
+}
+
+template <class A>
+void finish_policy_loss(const PolicyLossArgs& a) {
+  const double sum = sum_of_partials<A>(a.partials, 0, blocks_per_sample(a.elements));
+  *static_cast<A*>(a.loss) = static_cast<A>(sum / static_cast<double>(a.elements));
 }
 
 template <class A>
@@ -74,7 +93,7 @@ void run(void (*kernel)(const Args&, int64_t, int64_t), const Args& a, int64_t u
     void (*kernel)(const Args&, int64_t, int64_t);
   } task = {a, kernel};
   parallel_for(
-      units, useful_threads(a.batch * a.per_sample, threads),
+      units, useful_threads(elements_of(a), threads),
       [](const void* p, int64_t begin, int64_t end) {
         const Task& task = *static_cast<const Task*>(p);
         task.kernel(task.a, begin, end);
@@ -95,6 +114,11 @@ void route(const RouteArgs& a, int threads) {
 void velocity_mse(const VelocityMSEArgs& a, int threads) {
   run(cpu_kernels().velocity_mse, a, a.batch * blocks_per_sample(a.per_sample), threads);
   a.student.dtype == DType::f64 ? finish_losses<double>(a) : finish_losses<float>(a);
+}
+
+void policy_loss(const PolicyLossArgs& a, int threads) {
+  run(cpu_kernels().policy_loss, a, blocks_per_sample(a.elements), threads);
+  a.log_prob.dtype == DType::f64 ? finish_policy_loss<double>(a) : finish_policy_loss<float>(a);
 }
 
 void sde_step(const SDEArgs& a, int threads) {

@@ -13,6 +13,7 @@ namespace cpu {
 void combine(const CombineArgs& a, int threads);
 void route(const RouteArgs& a, int threads);
 void velocity_mse(const VelocityMSEArgs& a, int threads);
+void policy_loss(const PolicyLossArgs& a, int threads);
 void sde_step(const SDEArgs& a, int threads);
 
 }  // namespace cpu

@@ -22,6 +22,8 @@ struct CpuKernels {
   void (*combine)(const CombineArgs&, int64_t begin, int64_t end);
   // Reduction blocks [begin, end) of batch * blocks_per_sample: partials, and the gradient where asked for.
   void (*velocity_mse)(const VelocityMSEArgs&, int64_t begin, int64_t end);
+  // The same of all elements as one sample.
+  void (*policy_loss)(const PolicyLossArgs&, int64_t begin, int64_t end);
   // The same blocks: mean, sample, and partials of the log-probability.
   void (*sde_step)(const SDEArgs&, int64_t begin, int64_t end);
 };

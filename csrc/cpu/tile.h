@@ -78,5 +78,19 @@ inline void store_tile(void* out, DType dtype, int64_t offset, int n, const floa
 
 inline void store_tile(void*, DType, int64_t, int, const double*) {}  // written in place
 
+// Conversions of one float32 or bfloat16 element, for loops that keep them in registers.
+inline float widened(float x) {
+  return x;
+}
+inline float widened(uint16_t x) {
+  return bf16_to_float(x);
+}
+inline void narrowed(float x, float& out) {
+  out = x;
+}
+inline void narrowed(float x, uint16_t& out) {
+  out = float_to_bf16(x);
+}
+
 }  // namespace DANCEOPD_UNIT
 }  // namespace danceopd

@@ -2,5 +2,6 @@
 #pragma once
 
 #include "cpu/combine.h"
+#include "cpu/policy_loss.h"
 #include "cpu/sde_step.h"
 #include "cpu/velocity_mse.h"

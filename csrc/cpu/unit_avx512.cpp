@@ -2,5 +2,6 @@
 #include "cpu/unit.h"
 
 namespace danceopd {
-const CpuKernels kAvx512Kernels = {avx512::combine, avx512::velocity_mse, avx512::sde_step};
+const CpuKernels kAvx512Kernels = {avx512::combine, avx512::velocity_mse, avx512::policy_loss,
+                                   avx512::sde_step};
 }

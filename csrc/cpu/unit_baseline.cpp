@@ -2,5 +2,6 @@
 #include "cpu/unit.h"
 
 namespace danceopd {
-const CpuKernels kBaselineKernels = {baseline::combine, baseline::velocity_mse, baseline::sde_step};
+const CpuKernels kBaselineKernels = {baseline::combine, baseline::velocity_mse, baseline::policy_loss,
+                                     baseline::sde_step};
 }

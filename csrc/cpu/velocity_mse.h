@@ -47,19 +47,6 @@ MseTile<A> choose_mse_tile(bool guided, bool masked, bool gradient) {
   return bodies[4 * guided + 2 * masked + gradient];
 }
 
-inline float widened(float x) {
-  return x;
-}
-inline float widened(uint16_t x) {
-  return bf16_to_float(x);
-}
-inline void narrowed(float x, float& out) {
-  out = x;
-}
-inline void narrowed(float x, uint16_t& out) {
-  out = float_to_bf16(x);
-}
-
 // A full block of one dtype without guidance or mask, which is what a training loop calls most: conversions
 // in registers and each lane's sum too, where tiles carry both through memory. The same sums in the same
 // order.
@@ -108,7 +95,7 @@ void mse_blocks(const VelocityMSEArgs& a, int64_t begin, int64_t end) {
 
   for (int64_t block = begin; block < end; ++block) {
     const int64_t b = block / blocks, first = (block % blocks) * kBlock;
-    const double weight = value_of(a.weight, b);
+    const double weight = weight_of(a, b);
     const VelocityMSE<A> op = {static_cast<A>(value_of(a.scale, b)),
                                static_cast<A>(2.0 * weight * a.gradient_scale / elements)};
     const int64_t left = a.per_sample - first;

@@ -4,6 +4,7 @@
 
 #include "cuda/combine.cuh"
 #include "cuda/launch.h"
+#include "cuda/policy_loss.cuh"
 #include "cuda/route.cuh"
 #include "cuda/sde_step.cuh"
 #include "cuda/velocity_mse.cuh"
@@ -89,6 +90,12 @@ void route(const RouteArgs& a, int device, uintptr_t stream) {
 void velocity_mse(const VelocityMSEArgs& a, int device, uintptr_t stream) {
   launch(velocity_mse_kernel, a, a.batch * blocks_per_sample(a.per_sample), device, stream, "velocity_mse");
   launch(velocity_mse_final_kernel, a, a.batch, device, stream, "velocity_mse");
+  if (a.mean != nullptr) launch(velocity_mse_mean_kernel, a, 1, device, stream, "velocity_mse");
+}
+
+void policy_loss(const PolicyLossArgs& a, int device, uintptr_t stream) {
+  launch(policy_loss_kernel, a, blocks_per_sample(a.elements), device, stream, "policy_loss");
+  launch(policy_loss_final_kernel, a, 1, device, stream, "policy_loss");
 }
 
 void sde_step(const SDEArgs& a, int device, uintptr_t stream) {

@@ -13,6 +13,7 @@ namespace danceopd::cuda {
 void combine(const CombineArgs& a, int device, uintptr_t stream);
 void route(const RouteArgs& a, int device, uintptr_t stream);
 void velocity_mse(const VelocityMSEArgs& a, int device, uintptr_t stream);
+void policy_loss(const PolicyLossArgs& a, int device, uintptr_t stream);
 void sde_step(const SDEArgs& a, int device, uintptr_t stream);
 
 // Whether kernels can run on this device: a driver for the linked runtime, and compute capability 7.5 or

@@ -1,4 +1,5 @@
-// velocity_mse: loss partials and gradient in one pass, then one thread block per sample for the final pass.
+// velocity_mse: loss partials and gradient in one pass, then one thread block per sample for the final pass,
+// and one for the mean over samples.
 #pragma once
 
 #include "cuda/reduce.cuh"
@@ -27,9 +28,8 @@ static __global__ void __launch_bounds__(kThreads)
   const int64_t b = blockIdx.x / blocks, first = (blockIdx.x % blocks) * kBlock;
   const bool guided = a.uncond.data != nullptr, masked = a.mask.input.data != nullptr;
   const double elements = static_cast<double>(a.batch) * static_cast<double>(a.per_sample);
-  const VelocityMSE<float> op = {
-      static_cast<float>(value_of(a.scale, b)),
-      static_cast<float>(2.0 * value_of(a.weight, b) * a.gradient_scale / elements)};
+  const VelocityMSE<float> op = {static_cast<float>(value_of(a.scale, b)),
+                                 static_cast<float>(2.0 * weight_of(a, b) * a.gradient_scale / elements)};
 
   float lane[kVector] = {};
 #pragma unroll 1
@@ -61,8 +61,16 @@ static __global__ void __launch_bounds__(kThreads)
   const int64_t blocks = blocks_per_sample(a.per_sample), b = blockIdx.x;
   const double sum = sum_of_partials(a.partials, b, blocks);
   if (threadIdx.x == 0) {
-    const double loss = value_of(a.weight, b) * sum / static_cast<double>(a.per_sample);
+    const double loss = weight_of(a, b) * sum / static_cast<double>(a.per_sample);
     static_cast<float*>(a.loss)[b] = static_cast<float>(loss);
+  }
+}
+
+static __global__ void __launch_bounds__(kThreads)
+    velocity_mse_mean_kernel(const __grid_constant__ VelocityMSEArgs a) {
+  const double sum = sum_of_partials(a.loss, 0, a.batch);
+  if (threadIdx.x == 0) {
+    *static_cast<float*>(a.mean) = static_cast<float>(sum / static_cast<double>(a.batch));
   }
 }
 

@@ -2,10 +2,17 @@
 // scale).
 #pragma once
 
+#include "core/dtype.h"
 #include "ops/guide.h"
 
 namespace danceopd {
 inline namespace DANCEOPD_UNIT {
+
+// Of sample b.
+DANCEOPD_HD double weight_of(const VelocityMSEArgs& a, int64_t b) {
+  const double weight = value_of(a.weight, b);
+  return a.weight_is_std ? 0.5 / (weight * weight) : weight;
+}
 
 template <class A>
 struct VelocityMSE {

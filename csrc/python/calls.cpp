@@ -43,7 +43,8 @@ PyMethodDef kCalls[] = {
     method<add_noise, 3>("add_noise"),
     method<blend, 2>("blend"),
     method<route, 2>("route"),
-    method<velocity_mse, 11>("velocity_mse"),
+    method<velocity_mse, 13>("velocity_mse"),
+    method<policy_loss, 7>("policy_loss"),
     method<sde_step, 8>("sde_step"),
     {nullptr, nullptr, 0, nullptr},
 };

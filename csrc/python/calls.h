@@ -16,6 +16,7 @@ PyObject* add_noise(const Reader& reader, PyObject* const* in);
 PyObject* blend(const Reader& reader, PyObject* const* in);
 PyObject* route(const Reader& reader, PyObject* const* in);
 PyObject* velocity_mse(const Reader& reader, PyObject* const* in);
+PyObject* policy_loss(const Reader& reader, PyObject* const* in);
 PyObject* sde_step(const Reader& reader, PyObject* const* in);
 
 // The same for Python. They take as an additional first argument whether torch's dispatcher calls (True) or

@@ -5,6 +5,7 @@
 namespace danceopd::python {
 namespace {
 
+constexpr double kSmallestStd = 1e-18;            // 1 / (2 std^2) fits a float32
 constexpr double kHuge = 1.7976931348623157e308;  // the largest finite double
 
 bool all_in(const Param& p, int64_t batch, double low, double high) {
@@ -63,11 +64,22 @@ Param read_finite(const Reader& reader, PyObject* object, const Tensor& like) {
   return read_param(reader, object, like, -kHuge, kHuge);
 }
 
+Param read_std(const Reader& reader, PyObject* object, const Tensor& like) {
+  return read_param(reader, object, like, kSmallestStd, kHuge);
+}
+
 double read_number(PyObject* object) {
   require(PyFloat_Check(object) || PyLong_CheckExact(object));
   const double value = PyFloat_AsDouble(object);
   require(-kHuge <= value && value <= kHuge && PyErr_Occurred() == nullptr);
   return value;
+}
+
+Param read_scale(const Reader& reader, PyObject* object, const Tensor& like) {
+  if (PyFloat_Check(object)) return {PyFloat_AS_DOUBLE(object), nullptr, 1, DType::f64};
+  const Tensor t = reader.read(object);
+  require(t.device == like.device && t.dimensions == 1 && t.batch == 1 && t.dtype != DType::u8);
+  return {0.0, t.data, 0, t.dtype};
 }
 
 Seed read_seed(const Reader& reader, PyObject* object, const Tensor& like) {

@@ -19,8 +19,10 @@ Tensor read_like(const Reader& reader, PyObject* object, const Tensor& like, boo
 // tensor would wait for the device.
 Param read_sigma(const Reader& reader, PyObject* object, const Tensor& like);   // in [0, 1]
 Param read_finite(const Reader& reader, PyObject* object, const Tensor& like);  // any finite value
+Param read_std(const Reader& reader, PyObject* object, const Tensor& like);     // at least kSmallestStd
 double read_number(PyObject* object);                                           // a finite float or int
-Seed read_seed(const Reader& reader, PyObject* object, const Tensor& like);     // an int, or int64 [B]
+Param read_scale(const Reader& reader, PyObject* object, const Tensor& like);  // one for all: a float, or [1]
+Seed read_seed(const Reader& reader, PyObject* object, const Tensor& like);    // an int, or int64 [B]
 
 // high >= low for every sample, as far as the host sees.
 void require_descending(const Reader& reader, const Param& high, const Param& low, const Tensor& like);

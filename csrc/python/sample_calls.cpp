@@ -11,8 +11,23 @@ DType sum_dtype(const Tensor& t) {
   return t.dtype == DType::f64 ? DType::f64 : DType::f32;
 }
 
-Tensor new_partials(const Tensor& like) {
-  return new_vector(like, like.batch * blocks_per_sample(like.per_sample), sum_dtype(like));
+// Memory that a call needs while it runs: on the stack where the CPU needs little of it, else from torch,
+// whose allocator knows which stream still uses it.
+class Workspace {
+ public:
+  Workspace(const Tensor& like, int64_t size) {
+    if (like.device != kCpu || size > kSmall) memory_ = new_vector(like, size, sum_dtype(like));
+  }
+  void* data() { return memory_.data == nullptr ? small_ : memory_.data; }
+
+ private:
+  static constexpr int64_t kSmall = 32;
+  Tensor memory_;
+  double small_[kSmall];
+};
+
+int64_t partials_of(const Tensor& t) {
+  return t.batch * blocks_per_sample(t.per_sample);
 }
 
 }  // namespace
@@ -42,7 +57,8 @@ PyObject* route(const Reader& reader, Arguments in) {
 }
 
 // student, teacher, uncond, scale, weight, mask, batch_stride, inner, period, gradient_scale, gradient wanted
-// (or None). A student that requires grad is taken: Python attaches the gradient to it.
+// (or None), mean wanted (or None: a loss per sample), whether the weight is a std (or None). Returns (loss,
+// gradient or None). A student that requires grad is taken: Python attaches the gradient to it.
 PyObject* velocity_mse(const Reader& reader, Arguments in) {
   const Tensor student = read_first(reader, in[0], Gradient::caller);
   VelocityMSEArgs args = {};
@@ -51,7 +67,11 @@ PyObject* velocity_mse(const Reader& reader, Arguments in) {
   if (in[2] != Py_None) args.uncond = read_like(reader, in[2], student, false).input();
   args.scale = read_finite(reader, in[3], student);
   args.weight = {1.0, nullptr, 1, DType::f64};
-  if (in[4] != Py_None) args.weight = read_finite(reader, in[4], student);
+  args.weight_is_std = in[12] != Py_None;
+  require(!args.weight_is_std || in[4] != Py_None);
+  if (in[4] != Py_None) {
+    args.weight = args.weight_is_std ? read_std(reader, in[4], student) : read_finite(reader, in[4], student);
+  }
   if (in[5] != Py_None) {
     require(reader.caller() == Caller::dispatcher);  // only Python works out how a mask is laid out
     const Tensor mask = reader.read(in[5]);
@@ -65,10 +85,13 @@ PyObject* velocity_mse(const Reader& reader, Arguments in) {
   args.batch = student.batch;
   args.per_sample = student.per_sample;
 
-  const Tensor loss = new_vector(student, student.batch, sum_dtype(student));
-  const Tensor partials = new_partials(student);
-  args.loss = loss.data;
-  args.partials = partials.data;
+  const bool mean = in[11] != Py_None;
+  const Tensor loss =
+      mean ? new_scalar(student, sum_dtype(student)) : new_vector(student, student.batch, sum_dtype(student));
+  Workspace partials(student, partials_of(student)), each(student, mean ? student.batch : 0);
+  args.loss = mean ? each.data() : loss.data;
+  args.mean = mean ? loss.data : nullptr;
+  args.partials = partials.data();
   Tensor gradient;
   if (in[10] != Py_None) {
     gradient = new_like(student);
@@ -76,6 +99,34 @@ PyObject* velocity_mse(const Reader& reader, Arguments in) {
     args.gradient_dtype = gradient.dtype;
   }
   DANCEOPD_RUN(velocity_mse, args, student);
+  return PyTuple_Pack(2, loss.object, args.gradient == nullptr ? Py_None : gradient.object);
+}
+
+// log_prob, old_log_prob, advantage, clip_range, advantage_clip, gradient_scale (a number, or a tensor of
+// one), gradient wanted (or None). Returns (loss, gradient or None); log_prob may require grad, as above.
+PyObject* policy_loss(const Reader& reader, Arguments in) {
+  const Tensor log_prob = read_first(reader, in[0], Gradient::caller);
+  PolicyLossArgs args = {};
+  args.log_prob = log_prob.input();
+  args.old_log_prob = read_like(reader, in[1], log_prob, false).input();
+  args.advantage = read_like(reader, in[2], log_prob, false).input();
+  args.clip_range = read_number(in[3]);
+  args.advantage_clip = read_number(in[4]);
+  require(0.0 < args.clip_range && args.clip_range < 1.0 && args.advantage_clip > 0.0);
+  args.gradient_scale = read_scale(reader, in[5], log_prob);
+  args.elements = log_prob.elements();
+
+  const Tensor loss = new_scalar(log_prob, sum_dtype(log_prob));
+  Workspace partials(log_prob, blocks_per_sample(args.elements));
+  args.loss = loss.data;
+  args.partials = partials.data();
+  Tensor gradient;
+  if (in[6] != Py_None) {
+    gradient = new_like(log_prob);
+    args.gradient = gradient.data;
+    args.gradient_dtype = gradient.dtype;
+  }
+  DANCEOPD_RUN(policy_loss, args, log_prob);
   return PyTuple_Pack(2, loss.object, args.gradient == nullptr ? Py_None : gradient.object);
 }
 
@@ -105,13 +156,14 @@ PyObject* sde_step(const Reader& reader, Arguments in) {
 
   Tensor next;
   if (!given) next = new_like(sample);
-  const Tensor mean = new_like(sample), partials = new_partials(sample);
+  const Tensor mean = new_like(sample);
+  Workspace partials(sample, partials_of(sample));
   const Tensor log_prob = new_vector(sample, sample.batch, sum_dtype(sample));
   const Tensor std = new_vector(sample, sample.batch, sum_dtype(sample));
   args.output_dtype = sample.dtype;
   args.next = next.data;
   args.mean = mean.data;
-  args.partials = partials.data;
+  args.partials = partials.data();
   args.log_prob = log_prob.data;
   args.std = std.data;
   DANCEOPD_RUN(sde_step, args, sample);

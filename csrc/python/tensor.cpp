@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/dtype.h"
+#include "cpu/pages.h"
 #include "cuda/launch.h"
 #include "python/exchange.h"
 
@@ -23,7 +24,7 @@ struct Torch {
   PyObject* int64;
   PyObject *get_dtype, *get_shape, *get_is_cpu, *get_is_cuda, *get_requires_grad;  // properties
   PyObject *is_contiguous, *is_neg, *data_ptr, *get_device, *new_empty;            // methods
-  PyObject* storage_offset;
+  PyObject *untyped_storage, *storage_bytes, *storage_offset;
   PyObject *empty_like, *is_grad_enabled, *num_threads, *raw_stream;
   PyObject *dispatch_modes, *function_transform, *tracing_state;
   PyObject *forward_ad, *s_current_level;  // the names of a module, and the one that is read
@@ -76,7 +77,13 @@ bool is_true(PyObject* object, PyObject* property) {
   return get(object, property).get() == Py_True;
 }
 
+// The object is of the method's class. A method without arguments is called as the interpreter would in the
+// end.
 Ref ask(PyObject* object, PyObject* method) {
+  if (Py_TYPE(method) == &PyMethodDescr_Type) {
+    const PyMethodDef* definition = reinterpret_cast<PyMethodDescrObject*>(method)->d_method;
+    if (definition->ml_flags == METH_NOARGS) return answered(definition->ml_meth(object, nullptr));
+  }
   return answered(PyObject_CallOneArg(method, object));
 }
 
@@ -204,6 +211,8 @@ void bind_torch(PyObject* names) {
   torch.is_contiguous = descriptor("is_contiguous");
   torch.is_neg = descriptor("is_neg");
   torch.data_ptr = descriptor("data_ptr");
+  torch.untyped_storage = descriptor("untyped_storage");
+  torch.storage_bytes = kept(names, "storage_bytes");
   torch.storage_offset = descriptor("storage_offset");
   torch.get_device = descriptor("get_device");
   torch.new_empty = descriptor("new_empty");
@@ -228,14 +237,16 @@ Reader::Reader(Caller caller) : caller_(caller) {
 
 namespace {
 
-// A view into storage that was freed points as far behind null as its offset is. No memory lies that low on
-// most systems, so that the offset is seldom asked for.
-bool is_freed(const Tensor& t, int64_t element_size) {
-  constexpr uintptr_t kLow = uintptr_t{1} << 40;
-  const uintptr_t address = reinterpret_cast<uintptr_t>(t.data);
-  if (address >= kLow || address == 0) return address == 0;
+// Whether the storage holds the elements: it may have been freed (as FSDP does) or shrunk since. Where it is
+// as large as they are, as it mostly is, the offset is zero and need not be asked for.
+bool holds(const Tensor& t, int64_t element_size) {
+  const Ref storage = ask(t.object, torch.untyped_storage);
+  const int64_t held = PyLong_AsLongLong(ask(storage.get(), torch.storage_bytes).get());
+  const int64_t wanted = t.elements() * element_size;
+  if (held == wanted) return true;
+  if (held < wanted) return false;
   const int64_t offset = PyLong_AsLongLong(ask(t.object, torch.storage_offset).get());
-  return address == static_cast<uintptr_t>(offset * element_size);
+  return offset * element_size <= held - wanted;
 }
 
 }  // namespace
@@ -253,7 +264,7 @@ Tensor Reader::read_any(PyObject* object, bool index, Gradient gradient) const {
   }
   exchange_bound() ? read_by_table(t, index) : read_by_attributes(t, index);
   count_elements(t);
-  if (is_freed(t, index ? 8 : bytes_of(t.dtype))) throw NotPlain();
+  if (t.data == nullptr || !holds(t, index ? 8 : bytes_of(t.dtype))) throw NotPlain();
   return t;
 }
 
@@ -273,7 +284,10 @@ Tensor made(PyObject* result, const Tensor& like, DType dtype) {
   t.object = t.owner.get();
   t.dtype = dtype;
   t.device = like.device;
-  t.data = PyLong_AsVoidPtr(checked(PyObject_CallOneArg(torch.data_ptr, t.object)).get());
+  Description d;
+  t.data = exchange_bound() && describe(t.object, d)
+               ? static_cast<char*>(d.data) + d.byte_offset
+               : PyLong_AsVoidPtr(checked(PyObject_CallOneArg(torch.data_ptr, t.object)).get());
   if (t.data == nullptr) throw NotPlain();  // a mode made it somewhere else
   return t;
 }
@@ -281,13 +295,26 @@ Tensor made(PyObject* result, const Tensor& like, DType dtype) {
 }  // namespace
 
 Tensor new_like(const Tensor& like) {
-  return made(PyObject_CallOneArg(torch.empty_like, like.object), like, like.dtype);
+  Tensor t = made(PyObject_CallOneArg(torch.empty_like, like.object), like, like.dtype);
+  if (t.device == kCpu) prefer_huge_pages(t.data, like.elements() * bytes_of(like.dtype));
+  return t;
 }
 
-Tensor new_vector(const Tensor& like, int64_t size, DType dtype) {
-  const Ref shape = checked(Py_BuildValue("(L)", static_cast<long long>(size)));
+namespace {
+
+Tensor new_of_shape(const Tensor& like, const Ref& shape, DType dtype) {
   PyObject* arguments[] = {like.object, shape.get(), torch.dtype[static_cast<int>(dtype)]};
   return made(PyObject_Vectorcall(torch.new_empty, arguments, 2, torch.kw_dtype), like, dtype);
+}
+
+}  // namespace
+
+Tensor new_vector(const Tensor& like, int64_t size, DType dtype) {
+  return new_of_shape(like, checked(Py_BuildValue("(L)", static_cast<long long>(size))), dtype);
+}
+
+Tensor new_scalar(const Tensor& like, DType dtype) {
+  return new_of_shape(like, checked(PyTuple_New(0)), dtype);
 }
 
 bool same_shape(const Tensor& a, const Tensor& b) {

@@ -90,6 +90,7 @@ class Reader {
 
 Tensor new_like(const Tensor& like);
 Tensor new_vector(const Tensor& like, int64_t size, DType dtype);
+Tensor new_scalar(const Tensor& like, DType dtype);  // without dimensions
 
 bool same_shape(const Tensor& a, const Tensor& b);
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from danceopd.data.errors import DataError
+from danceopd.data.errors import DataError, shown
 
 _CURE: Final = "replace the image, or remove the row"
 _BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -48,7 +48,7 @@ def load_image(value: Any, folder: Path, what: str) -> Tensor:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _open(io.BytesIO(value), what)
     if isinstance(value, (str, Path)):
-        what = f"{what} ('{value}')"
+        what = f"{what} ({shown(value)})"
         if "://" in str(value):
             raise DataError(f"{what} is an address, but images are read from disk: download it first.")
         path = folder / Path(str(value).strip()).expanduser()
@@ -57,7 +57,7 @@ def load_image(value: Any, folder: Path, what: str) -> Tensor:
         except (OSError, ValueError) as error:  # a name too long, a NUL in it
             raise DataError(f"{what} cannot be read ({_reason(error)}): correct its path.") from None
         if not found:
-            raise DataError(f"{what} is no file at '{path}': correct its path, or remove the row.")
+            raise DataError(f"{what} is no file at {shown(path)}: correct its path, or remove the row.")
         return _open(path, what)
     raise DataError(f"{what} is a {type(value).__name__}, which is no image: give a path or encoded bytes.")
 

@@ -50,10 +50,10 @@ def weights_fingerprint(path: str | Path) -> str:
     in a large file. Another training, merge, precision or quantisation changes nearly all bytes.
 
     Args:
-        path: a folder, or one weights file, whose own name does not count.
+        path: a folder, of a tokenizer too, or one weights file, whose own name does not count.
 
     Raises:
-        DataError: nothing is there, a link leads nowhere, or there are no weights.
+        DataError: nothing is there, a link leads nowhere, or the folder holds neither weights nor configs.
     """
     path = Path(path).expanduser()
     if path.is_file():
@@ -61,8 +61,9 @@ def weights_fingerprint(path: str | Path) -> str:
     if not path.is_dir():
         raise DataError(f"weights '{path}' are not there: give a file or a folder that is.")
     files = {str(file.relative_to(path)): file for file in _files_below(path)}
-    if not any(file.suffix.lower() in _WEIGHTS for file in files.values()):
-        raise DataError(f"'{path}' holds no weights ({', '.join(_WEIGHTS)}): give a model's folder.")
+    if not files:
+        kinds = ", ".join((*_WEIGHTS, *_CONFIGS))
+        raise DataError(f"'{path}' holds no weights and no configs ({kinds}): give a folder that does.")
     return content_key(
         "weights",
         {name: _of_file(file, in_full=file.suffix.lower() in _CONFIGS) for name, file in files.items()},

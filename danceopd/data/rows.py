@@ -10,7 +10,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from danceopd.data.columns import read_as
-from danceopd.data.errors import DataError
+from danceopd.data.errors import DataError, shown
 from danceopd.data.images import is_blank, load_image
 from danceopd.data.tables import Table, open_table
 from danceopd.families.base import Example
@@ -77,12 +77,16 @@ class Rows:
         if is_blank(prompt):
             raise DataError(f"the prompt of {self.describe(row)} is empty: write one, or remove the row.")
         if not isinstance(prompt, str):
-            raise DataError(f"the prompt of {self.describe(row)} must be a text, got {prompt!r}: quote it.")
-        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise DataError(
+                f"the prompt of {self.describe(row)} must be a text, got {shown(prompt)}: quote it."
+            )
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
             raise DataError(
                 f"the prompt of {self.describe(row)} holds half a character (a lone surrogate), which no "
                 "tokenizer reads: write it anew."
-            )
+            ) from None
         return prompt
 
     def size(self, row: int) -> tuple[int, int] | None:
@@ -140,7 +144,7 @@ class Rows:
         if not number.is_integer() or isinstance(value, bool) or not 1 <= number <= _LARGEST_SIDE:
             raise DataError(
                 f"the {side} of {self.describe(row)} must be a whole number of pixels from 1 to "
-                f"{_LARGEST_SIDE}, got {value!r}: correct it."
+                f"{_LARGEST_SIDE}, got {shown(value)}: correct it."
             )
         return int(number)
 
@@ -203,5 +207,7 @@ def _as_list(cell: Any, what: str) -> list[Any]:
         try:
             cell = json.loads(cell)
         except ValueError:
-            raise DataError(f'{what} ({cell!r}) is no JSON list: write ["one.png", "two.png"].') from None
+            raise DataError(
+                f'{what} ({shown(cell)}) is no JSON list: write ["one.png", "two.png"].'
+            ) from None
     return list(cell) if isinstance(cell, (list, tuple)) else [cell]

@@ -142,9 +142,9 @@ class Family(Protocol):
         ...
 
     def data(
-        self, spec: str, *, route: str | None = None, columns: Mapping[str, str] | None = None
+        self, spec: Any, *, route: str | None = None, columns: Mapping[str, str] | None = None
     ) -> Examples:
-        """The rows behind a route's `data`, a file or a named set, checked as far as that needs no model.
+        """The rows behind a route's `data` (a file, a named set, ...), checked as far as that needs no model.
 
         Of rows that name routes only those of `route` count; `columns` are other names of a file's columns.
         """

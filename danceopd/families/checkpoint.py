@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Checkpoint:
     def __init__(self, path_or_repo: str | Path) -> None:
         self.name = str(path_or_repo)
         self._local = Path(path_or_repo) if Path(path_or_repo).exists() else None
-        if self._local is None and not _is_repo_id(self.name):
+        if self._local is None and not is_repository(self.name):
             raise ValueError(
                 f"family '{self.name}' is neither shapesworld, nor a folder that is here, nor a repository's "
                 "owner/name: name one of these."
@@ -114,7 +115,16 @@ class Checkpoint:
     def pipeline(self, dtype: torch.dtype, *, without: tuple[str, ...] = ("transformer",)) -> Any:
         """The pipeline with its encoders and its decoder, on the CPU, leaving out some components."""
         left_out = {name: None for name in without if name in self.index}
-        pipe = _load(self.pipeline_class, self.folder, dtype, **left_out)
+        try:
+            pipe = _load(self.pipeline_class, self.folder, dtype, **left_out)
+        except ValueError as error:
+            if "processor" in self.index and find_spec("torchvision") is None:
+                raise ImportError(
+                    f"the processor of '{self.name}' needs a package that is not installed: pip install "
+                    "torchvision.",
+                    name="torchvision",
+                ) from error
+            raise
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -139,7 +149,8 @@ class Checkpoint:
         return Path(hf_hub_download(self.name, name))
 
 
-def _is_repo_id(name: str) -> bool:
+def is_repository(name: str) -> bool:
+    """Whether a text has the form of a repository's name, owner/name."""
     owner, slash, repository = name.partition("/")
     return bool(slash and owner and repository) and "/" not in repository and not name.startswith((".", "~"))
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from danceopd import ops
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import Encoded, PromptRow
+from danceopd.families.lora import Lora
 from danceopd.flow import SigmaGrid
 
 
@@ -32,17 +33,19 @@ class Conventions(ABC):
         targets: endings of the layers that a student's LoRA is put on.
         negative_prompt: what guidance contrasts with.
         max_sources: source images of one sample at most; 0 where the family cannot edit.
-        prompt_sees_sources: whether the text encoder looks at the source images too.
         default_guidance: the guidance vector of a guidance-distilled model when none is asked for.
+        needs_source: whether a sample without a source image cannot be made.
+        comfyui_prefix: what ComfyUI expects before the layers' names in a LoRA's file.
     """
 
     name: ClassVar[str]
     pipelines: ClassVar[tuple[str, ...]]
     targets: ClassVar[tuple[str, ...]]
     negative_prompt: ClassVar[str] = ""
-    prompt_sees_sources: ClassVar[bool] = False
     default_guidance: ClassVar[float] = 1.0
     max_sources: int = 0
+    needs_source: bool = False
+    comfyui_prefix: ClassVar[str] = "diffusion_model."
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.pipeline_name = checkpoint.pipeline_name
@@ -80,6 +83,10 @@ class Conventions(ABC):
     @abstractmethod
     def encode_prompt(self, pipe: Any, prompt: str, sources: Sequence[Tensor]) -> Encoded:
         """One prompt as the transformer takes it; `sources` as for `encode_source`."""
+
+    def read_with_prompt(self, sources: Sequence[Tensor]) -> Sequence[Tensor | int]:
+        """What of the sources an encoded prompt depends on; nothing where only text is read."""
+        return ()
 
     def encode_source(self, pipe: Any, source: Tensor) -> Encoded:
         """One source image, uint8 [3, H, W] with sides that are multiples of `multiple`."""
@@ -123,6 +130,19 @@ class Conventions(ABC):
     def combine(self, uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
         """Classifier-free guidance of the family, ``uncond + scale (cond - uncond)`` unless overridden."""
         return ops.guide(uncond, cond, scale)
+
+    # -- export
+    # ------------------------------------------------------------------------------------------------
+
+    def comfyui(self, lora: Lora) -> dict[str, Tensor]:
+        """A LoRA under the names that ComfyUI reads, alpha among the tensors, where ComfyUI looks for it."""
+        tensors: dict[str, Tensor] = {}
+        for layer, factors in lora.items():
+            stem = f"{self.comfyui_prefix}{layer}"
+            tensors[f"{stem}.lora_A.weight"] = factors.a
+            tensors[f"{stem}.lora_B.weight"] = factors.b
+            tensors[f"{stem}.alpha"] = torch.tensor(factors.scale * factors.rank)
+        return tensors
 
 
 def pixels(source: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -103,8 +103,7 @@ class Encoder:
 
     def _cached(self, example: Example, cache: TensorCache) -> _Entry:
         sources = self._sources(example)
-        # A prompt that the encoder reads together with images is another prompt for other images.
-        seen = sources if self._conventions.prompt_sees_sources else []
+        seen = self._conventions.read_with_prompt(sources)
 
         def prompt_key(prompt: str) -> str:
             return content_key(self._identity(), "prompt", prompt, *seen)
@@ -129,6 +128,11 @@ class Encoder:
         return [fit_source(source, self._max_area, self._conventions.multiple) for source in example.sources]
 
     def _check_number(self, example: Example) -> None:
+        if self._conventions.needs_source and not example.sources:
+            raise ValueError(
+                f"sources is empty, but this {self._conventions.name} only edits: give an image, or use a "
+                "text-to-image checkpoint."
+            )
         most = self._conventions.max_sources
         if len(example.sources) > most:
             takes = f"takes {most} at most" if most else "has no editing"

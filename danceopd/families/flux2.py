@@ -9,7 +9,8 @@ against the empty prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from danceopd.families.conditions import Encoded, PromptRow, stack
 from danceopd.families.conventions import Conventions, pixels
+from danceopd.families.lora import Factors, Lora
 from danceopd.families.shift import even_sigmas
 
 _REFERENCE_STRIDE = 10
@@ -70,6 +72,10 @@ class Flux2(Conventions):
         latents = pipe._unpatchify_latents(sample * std + mean)
         return pipe.vae.decode(latents.to(pipe.vae.dtype), return_dict=False)[0]
 
+    def comfyui(self, lora: Lora) -> dict[str, Tensor]:
+        """Under the names of the model's makers, its fused layers fused again."""
+        return super().comfyui(_in_original_names(lora))
+
     def velocity(
         self,
         model: nn.Module,
@@ -97,6 +103,55 @@ class Flux2(Conventions):
             return_dict=False,
         )[0]
         return output[:, : height * width].mT.reshape(sample.shape)
+
+
+def _in_original_names(lora: Lora) -> Lora:
+    """The layers as the model's makers name them, where q, k and v of a double block are one layer."""
+    groups: dict[str, dict[int, Factors]] = {}
+    for layer, factors in lora.items():
+        name, place = layer, 0
+        for pattern, original, position in _ORIGINAL_NAMES:
+            if match := re.fullmatch(pattern, layer):
+                name, place = match.expand(original), position
+        groups.setdefault(name, {})[place] = factors
+    return {name: _side_by_side(parts) for name, parts in groups.items()}
+
+
+def _side_by_side(parts: Mapping[int, Factors]) -> Factors:
+    """One adapter of a fused layer whose thirds are the layers of `parts`: B is block diagonal."""
+    if parts.keys() == {0}:
+        return parts[0]
+    if len({factors.b.shape[0] for factors in parts.values()}) != 1:
+        raise ValueError("q, k and v of a block must have the same size to be one layer.")
+    rows = next(iter(parts.values())).b.shape[0]
+    up = torch.zeros(3 * rows, sum(factors.rank for factors in parts.values()))
+    column = 0
+    for place, factors in sorted(parts.items()):
+        block = factors.b.float() * factors.scale
+        up[(place - 1) * rows : place * rows, column : column + factors.rank] = block
+        column += factors.rank
+    return Factors(torch.cat([parts[place].a.float() for place in sorted(parts)]), up, 1.0)
+
+
+_DOUBLE_BLOCK = (
+    *((rf"attn\.to_{part}", "img_attn.qkv", place) for place, part in enumerate("qkv", 1)),
+    *((rf"attn\.add_{part}_proj", "txt_attn.qkv", place) for place, part in enumerate("qkv", 1)),
+    (r"attn\.to_out\.0", "img_attn.proj", 0),
+    (r"attn\.to_add_out", "txt_attn.proj", 0),
+    (r"ff\.linear_in", "img_mlp.0", 0),
+    (r"ff\.linear_out", "img_mlp.2", 0),
+    (r"ff_context\.linear_in", "txt_mlp.0", 0),
+    (r"ff_context\.linear_out", "txt_mlp.2", 0),
+)
+_ORIGINAL_NAMES = (
+    *(
+        (rf"transformer_blocks\.(\d+)\.{here}", rf"double_blocks.\1.{there}", place)
+        for here, there, place in _DOUBLE_BLOCK
+    ),
+    (r"single_transformer_blocks\.(\d+)\.attn\.to_qkv_mlp_proj", r"single_blocks.\1.linear1", 0),
+    (r"single_transformer_blocks\.(\d+)\.attn\.to_out", r"single_blocks.\1.linear2", 0),
+)
+"""Pattern of a layer's name, the makers' name, and which third of that layer it is: 1 to 3, or 0 for all."""
 
 
 def _statistics(vae: Any, sample: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from danceopd.families.checkpoint import is_repository
 from danceopd.families.lora import Factors, Lora
 
 _FILES: Final = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
@@ -209,7 +210,7 @@ def _energy(part: Factors) -> float:
 def _find(path_or_repo: str, weight_name: str | None) -> Path:
     path = Path(path_or_repo)
     if not path.exists():
-        if path.is_absolute() or path_or_repo.count("/") != 1 or path.suffix:
+        if not is_repository(path_or_repo) or path.suffix:
             raise ValueError(
                 f"the LoRA '{path_or_repo}' is not there: give a file, a folder or a repository."
             )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -150,7 +151,7 @@ class PretrainedFamily:
     # -- rows
     # --------------------------------------------------------------------------------------------------
 
-    def data(self, spec: str, *, route: str | None = None, columns: Mapping[str, str] | None = None) -> Rows:
+    def data(self, spec: Any, *, route: str | None = None, columns: Mapping[str, str] | None = None) -> Rows:
         """The rows of a file or folder, see `danceopd.data.load_rows`, every one of them checked.
 
         Raises:

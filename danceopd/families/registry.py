@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conventions import Conventions
+from danceopd.families.flux1 import Flux1
 from danceopd.families.flux2 import Flux2
+from danceopd.families.qwen_image import QwenImage
 from danceopd.families.sd3 import StableDiffusion3
+from danceopd.families.z_image import ZImage
 
-_BUILT_IN: tuple[type[Conventions], ...] = (StableDiffusion3, Flux2)
+_BUILT_IN: tuple[type[Conventions], ...] = (StableDiffusion3, Flux1, Flux2, QwenImage, ZImage)
 _CONVENTIONS = {pipeline: kind for kind in _BUILT_IN for pipeline in kind.pipelines}
 
 

@@ -27,6 +27,8 @@ class StableDiffusion3(Conventions):
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
     )  # fmt: skip
 
+    comfyui_prefix = "transformer."
+
     @property
     def _vae_scale(self) -> int:
         return 2 ** (len(self.vae_config["block_out_channels"]) - 1)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import Checkpoint, is_repository
 from danceopd.families.config import StudentConfig
 from danceopd.families.lora import (
     Factors,
@@ -156,14 +156,16 @@ def other_transformer(checkpoint: Checkpoint, path: str, dtype: torch.dtype) -> 
 
     Args:
         checkpoint: what the family was loaded from.
-        path: a pipeline's folder, a transformer's, a run's, or a safetensors file of the transformer's
-            weights.
+        path: a pipeline's folder, a transformer's, a run's, a safetensors file of the transformer's
+            weights, or a repository of the Hugging Face Hub that holds a pipeline.
         dtype: of the weights.
 
     Raises:
         ValueError: nothing is there, or it is of another architecture; the message names the difference.
     """
     place = Path(path)
+    if is_repository(path) and not place.exists():
+        place = Checkpoint(path).folder
     folder = _transformer_folder(place)
     if folder is not None:
         _check_same_class(checkpoint, folder, path)

@@ -19,17 +19,24 @@ Each = tuple[float, torch.Tensor | None]
 
 
 def readable(name: str, tensor: torch.Tensor) -> None:
-    """Values in memory, in rows: torch itself crashes on a tensor whose storage was freed (as FSDP does)."""
+    """Values in memory, in rows: torch reads beyond a storage that was freed, as FSDP does, or shrunk."""
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} has layout {tensor.layout}; pass {name}.to_dense().")
     plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type in ("cpu", "cuda")
     if plain and not torch.compiler.is_compiling() and not _private.transformed():
         try:
-            freed = tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
+            held = tensor.untyped_storage().nbytes()
         except (NotImplementedError, RuntimeError):  # a wrapper without storage, which torch deals with
             return
-        if freed:
+        if tensor.numel() == 0:
+            return
+        last = tensor.storage_offset() + sum(
+            (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        )
+        if held == 0:
             raise ValueError(f"{name} holds no values, its storage was freed; pass a tensor that does.")
+        if held < (last + 1) * tensor.element_size():
+            raise ValueError(f"{name} reaches beyond its storage, which was shrunk; pass a whole tensor.")
 
 
 def first(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -172,20 +179,22 @@ def descending(sigma: Number, sigma_next: Number) -> None:
 
 def moved(sigma_previous: Number | None, sigma: Number, sigma_next: Number) -> None:
     """A step of second order needs a step before it, unless it goes nowhere itself."""
+    assert sigma_previous is not None  # `sigma` refuses that
     picks = (sigma_previous, sigma, sigma_next)
-    if any(isinstance(v, torch.Tensor) and v.device.type != "cpu" for v in picks):
+    if not any(isinstance(v, torch.Tensor) for v in picks):
+        if sigma_previous < sigma or (sigma_previous == sigma != sigma_next):
+            raise ValueError(
+                f"sigma_previous is {sigma_previous} but sigma is {sigma}; pass sigma_previous > sigma."
+            )
         return
-    if any(isinstance(v, torch.Tensor) for v in picks) and torch.compiler.is_compiling():
+    on_host = all(not isinstance(v, torch.Tensor) or v.device.type == "cpu" for v in picks)
+    if not on_host or torch.compiler.is_compiling():
         return
     before, now, then = (torch.as_tensor(v, dtype=torch.float64, device="cpu").reshape(-1) for v in picks)
     bad = torch.where(now == then, before < now, before <= now)
     if bool(bad.any()):
         b = int(bad.nonzero()[0, 0])
-        if any(isinstance(v, torch.Tensor) for v in picks):
-            raise ValueError(f"sigma_previous is too low for sample {b}; pass sigma_previous > sigma.")
-        raise ValueError(
-            f"sigma_previous is {sigma_previous} but sigma is {sigma}; pass sigma_previous > sigma."
-        )
+        raise ValueError(f"sigma_previous is too low for sample {b}; pass sigma_previous > sigma.")
 
 
 def number(name: str, value: object) -> float:
@@ -325,3 +334,24 @@ def mask(value: torch.Tensor | None, student: torch.Tensor) -> torch.Tensor | No
     if value.dtype != torch.bool and (value.dtype == torch.float64) != (student.dtype == torch.float64):
         value = value.to(torch.float64 if student.dtype == torch.float64 else torch.float32)
     return value.detach().reshape((1,) * lead + tuple(value.shape))
+
+
+def policy(
+    log_prob: torch.Tensor,
+    old_log_prob: torch.Tensor,
+    advantage: torch.Tensor,
+    clip_range: object,
+    advantage_clip: object,
+) -> tuple[float, float]:
+    """The arguments of the clipped objective; returns its two bounds."""
+    first("log_prob", log_prob)
+    for name, tensor in (("old_log_prob", old_log_prob), ("advantage", advantage)):
+        like(name, tensor, "log_prob", log_prob)
+        constant(name, tensor)
+    reach = number("clip_range", clip_range)
+    if not 0.0 < reach < 1.0:
+        raise ValueError(f"clip_range is {clip_range}; pass a value between 0 and 1.")
+    bound = number("advantage_clip", advantage_clip)
+    if bound <= 0.0:
+        raise ValueError(f"advantage_clip is {advantage_clip}; pass a value above 0.")
+    return reach, bound

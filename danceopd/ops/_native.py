@@ -40,6 +40,7 @@ _danceopd.bind_torch(
         "bool": torch.bool,
         "int64": torch.int64,
         "empty_like": torch.empty_like,
+        "storage_bytes": torch.UntypedStorage.nbytes,
         "is_grad_enabled": torch.is_grad_enabled,
         "get_num_threads": torch.get_num_threads,
         "exchange": getattr(torch.Tensor, "__dlpack_c_exchange_api__", None),
@@ -60,6 +61,7 @@ add_noise: Any = _danceopd.add_noise
 blend: Any = _danceopd.blend
 route: Any = _danceopd.route
 velocity_mse: Any = _danceopd.velocity_mse
+policy_loss: Any = _danceopd.policy_loss
 sde_step: Any = _danceopd.sde_step
 
 

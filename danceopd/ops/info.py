@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from danceopd.ops import _backend, _native, fields, losses, reference, steps, transitions
+from danceopd.ops import _backend, _native, fields, losses, policy, reference, steps, transitions
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def _cases(x: list[torch.Tensor]) -> Iterator[tuple[str, Callable[[Any], torch.T
     yield "velocity_mse", lambda m: m.velocity_mse(x[0], x[1], uncond=x[2], guidance_scale=4.5, weight=sigma)
     yield "velocity_mse_with_grad", lambda m: m.velocity_mse_with_grad(x[0], x[1], mask=x[2] > 0)[1]
     yield "transition_kl", lambda m: m.transition_kl(x[0], x[1], sigma)
+    yield "policy_loss", lambda m: m.policy_loss(x[0], x[1], x[2], clip_range=0.2)
 
 
 class _Native:
@@ -128,6 +129,7 @@ class _Native:
     velocity_mse = staticmethod(losses.velocity_mse)
     velocity_mse_with_grad = staticmethod(losses.velocity_mse_with_grad)
     transition_kl = staticmethod(losses.transition_kl)
+    policy_loss = staticmethod(policy.policy_loss)
 
 
 def self_test() -> list[SelfTest]:

@@ -6,7 +6,7 @@ import torch
 from torch.compiler import is_dynamo_compiling
 
 from danceopd.ops import _backend, _checks, _library, _native, reference  # noqa: F401  (registers the ops)
-from danceopd.ops._attach import attach
+from danceopd.ops._attach import attach_kl, attach_mse
 
 Number = float | torch.Tensor
 
@@ -48,19 +48,18 @@ def velocity_mse(
         # incoming gradient, unknown without waiting, would cost a second pass over it.
         made = True if learns and student.is_cpu else None
         fast: tuple[torch.Tensor, torch.Tensor | None] | None = _native.velocity_mse(
-            False, student, teacher, uncond, guidance_scale, weight, None, 0, 1, 1, 1.0, made
+            False, student, teacher, uncond, guidance_scale, weight, None, 0, 1, 1, 1.0, made, True, None
         )
         if fast is not None:
-            loss = fast[0].mean()
             if not learns:
-                return loss
-            return attach(student, loss, fast[1], teacher, uncond, guidance_scale, weight)
+                return fast[0]
+            return attach_mse(student, *fast, teacher, uncond, guidance_scale, weight)
     if not _backend.takes_native(student, teacher, uncond, mask):
         return reference.velocity_mse(
             student, teacher, uncond=uncond, guidance_scale=guidance_scale, weight=weight, mask=mask
         )
     arguments = _arguments(student, teacher, uncond, guidance_scale, weight, mask)
-    result: torch.Tensor = torch.ops.danceopd.velocity_mse(*arguments).mean()
+    result: torch.Tensor = torch.ops.danceopd.velocity_mse(*arguments, True)
     return result
 
 
@@ -98,7 +97,20 @@ def velocity_mse_with_grad(
     """
     if _backend.native and mask is None and not is_dynamo_compiling():
         fast: tuple[torch.Tensor, torch.Tensor] | None = _native.velocity_mse(
-            False, student, teacher, uncond, guidance_scale, weight, None, 0, 1, 1, grad_scale, True
+            False,
+            student,
+            teacher,
+            uncond,
+            guidance_scale,
+            weight,
+            None,
+            0,
+            1,
+            1,
+            grad_scale,
+            True,
+            None,
+            None,
         )
         if fast is not None:
             return fast
@@ -137,20 +149,20 @@ def transition_kl(mean: torch.Tensor, teacher_mean: torch.Tensor, std: Number) -
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
+    if _backend.native and not is_dynamo_compiling():
+        fast: tuple[torch.Tensor, None] | None = _native.velocity_mse(
+            False, mean, teacher_mean, None, 1.0, std, None, 0, 1, 1, 1.0, None, None, True
+        )
+        if fast is not None:
+            learns = torch.is_grad_enabled() and mean.requires_grad
+            return attach_kl(mean, fast[0], teacher_mean, std) if learns else fast[0]
     if not _backend.takes_native(mean, teacher_mean):
         return reference.transition_kl(mean, teacher_mean, std)
     _checks.beside("mean", mean, teacher_mean=teacher_mean)
     _checks.constant("teacher_mean", teacher_mean)
-    weight = _checks.precision(std, mean)
-    if not is_dynamo_compiling():
-        factor = weight[0] if weight[1] is None else weight[1]
-        fast: tuple[torch.Tensor, None] | None = _native.velocity_mse(
-            False, mean, teacher_mean, None, 1.0, factor, None, 0, 1, 1, 1.0, None
-        )
-        if fast is not None:
-            learns = torch.is_grad_enabled() and mean.requires_grad
-            return attach(mean, fast[0], None, teacher_mean, None, 1.0, factor) if learns else fast[0]
-    result: torch.Tensor = torch.ops.danceopd.velocity_mse(mean, teacher_mean, None, 1.0, None, *weight, None)
+    result: torch.Tensor = torch.ops.danceopd.velocity_mse(
+        mean, teacher_mean, None, 1.0, None, *_checks.precision(std, mean), None, False
+    )
     return result
 
 

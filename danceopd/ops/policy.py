@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
-from danceopd.ops import _checks
+from danceopd.ops import _backend, _checks, _library, _native, reference  # noqa: F401  (registers the ops)
+from danceopd.ops._attach import attach_policy
 
 
 def policy_loss(
@@ -18,8 +20,7 @@ def policy_loss(
     """The mean of `max(-A r, -A clamp(r, 1 - clip_range, 1 + clip_range))`.
 
     With `r = exp(log_prob - old_log_prob)` and `A = clamp(advantage, -advantage_clip, advantage_clip)`;
-    Flow-OPD's advantage is `-transition_kl(mean, teacher_mean, std)` of the step that was taken. Plain torch
-    on every device: one number per transition is too little for a kernel to gain anything.
+    Flow-OPD's advantage is `-transition_kl(mean, teacher_mean, std)` of the step that was taken.
 
     Args:
         log_prob: of the transitions under the student being trained, [B] or with more dimensions; see
@@ -31,22 +32,26 @@ def policy_loss(
         advantage_clip: bound of the advantage, above 0.
 
     Returns:
-        A scalar in float32 (float64 for float64), differentiable with respect to `log_prob`.
+        A scalar in float32 (float64 for float64), differentiable (once) with respect to `log_prob`. The same
+        bits whatever the number of threads.
 
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
-    _checks.first("log_prob", log_prob)
-    for name, tensor in (("old_log_prob", old_log_prob), ("advantage", advantage)):
-        _checks.like(name, tensor, "log_prob", log_prob)
-        _checks.constant(name, tensor)
-    reach = _checks.number("clip_range", clip_range)
-    if not 0.0 < reach < 1.0:
-        raise ValueError(f"clip_range is {clip_range}; pass a value between 0 and 1.")
-    bound = _checks.number("advantage_clip", advantage_clip)
-    if bound <= 0.0:
-        raise ValueError(f"advantage_clip is {advantage_clip}; pass a value above 0.")
-    dtype = torch.float64 if log_prob.dtype == torch.float64 else torch.float32
-    ratio = (log_prob.to(dtype) - old_log_prob.to(dtype)).exp()
-    cost = -advantage.to(dtype).clamp(-bound, bound)
-    return torch.maximum(cost * ratio, cost * ratio.clamp(1.0 - reach, 1.0 + reach)).mean()
+    if _backend.native and not is_dynamo_compiling():
+        learns = torch.is_grad_enabled() and isinstance(log_prob, torch.Tensor) and log_prob.requires_grad
+        made = True if learns and log_prob.is_cpu else None  # as in velocity_mse
+        fast: tuple[torch.Tensor, torch.Tensor | None] | None = _native.policy_loss(
+            False, log_prob, old_log_prob, advantage, clip_range, advantage_clip, 1.0, made
+        )
+        if fast is not None:
+            if not learns:
+                return fast[0]
+            return attach_policy(log_prob, *fast, old_log_prob, advantage, clip_range, advantage_clip)
+    if not _backend.takes_native(log_prob, old_log_prob, advantage):
+        return reference.policy_loss(
+            log_prob, old_log_prob, advantage, clip_range=clip_range, advantage_clip=advantage_clip
+        )
+    bounds = _checks.policy(log_prob, old_log_prob, advantage, clip_range, advantage_clip)
+    result: torch.Tensor = torch.ops.danceopd.policy_loss(log_prob, old_log_prob, advantage, *bounds)
+    return result

@@ -13,7 +13,6 @@ import torch
 
 from danceopd.ops import _checks, _coefficients, _philox
 from danceopd.ops._transition import SDEStep
-from danceopd.ops.policy import policy_loss
 
 __all__ = [
     "ab2_step",
@@ -322,6 +321,33 @@ def velocity_mse_with_grad(
     weighted, error = _weighted_errors(student, teacher, uncond, guidance_scale, weight, mask)
     slope = 2.0 * _checks.number("grad_scale", grad_scale) / student.numel()
     return (weighted * error).reshape(student.shape[0], -1).mean(1), (slope * weighted).to(student.dtype)
+
+
+def clipped_objective(
+    log_prob: torch.Tensor,
+    old_log_prob: torch.Tensor,
+    advantage: torch.Tensor,
+    clip_range: float,
+    advantage_clip: float,
+) -> torch.Tensor:
+    """`policy_loss` of checked arguments."""
+    dtype = compute_dtype(log_prob)
+    ratio = (log_prob.to(dtype) - old_log_prob.to(dtype)).exp()
+    cost = -advantage.to(dtype).clamp(-advantage_clip, advantage_clip)
+    return torch.maximum(cost * ratio, cost * ratio.clamp(1.0 - clip_range, 1.0 + clip_range)).mean()
+
+
+def policy_loss(
+    log_prob: torch.Tensor,
+    old_log_prob: torch.Tensor,
+    advantage: torch.Tensor,
+    *,
+    clip_range: float = 1e-4,
+    advantage_clip: float = 5.0,
+) -> torch.Tensor:
+    """See `danceopd.ops.policy_loss`."""
+    bounds = _checks.policy(log_prob, old_log_prob, advantage, clip_range, advantage_clip)
+    return clipped_objective(log_prob, old_log_prob, advantage, *bounds)
 
 
 def transition_kl(mean: torch.Tensor, teacher_mean: torch.Tensor, std: _checks.Number) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ class ShapesWorldFamily:
         return SigmaGrid.uniform(num_steps)
 
     def data(
-        self, spec: str, *, route: str | None = None, columns: Mapping[str, str] | None = None
+        self, spec: Any, *, route: str | None = None, columns: Mapping[str, str] | None = None
     ) -> TaskExamples:
         """Training rows of a ground: t2i, local, global or edit.
 
@@ -93,7 +94,7 @@ class ShapesWorldFamily:
         """
         if columns is not None:
             raise ValueError(f"columns cannot be renamed in ShapesWorld's data {spec!r}: drop the key.")
-        if spec not in GROUNDS:
+        if not isinstance(spec, str) or spec not in GROUNDS:
             raise ValueError(f"data {spec!r} is unknown to ShapesWorld; choose one of {', '.join(GROUNDS)}.")
         return TaskExamples(TaskSet(spec, "train"))
 

@@ -8,14 +8,14 @@ diffusers' `load_lora_adapter` reads.
 from __future__ import annotations
 
 import json
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
+
+from danceopd.families.lora import add_adapter, choose_layers, is_factor
+from danceopd.families.lora import linear_layers as all_linear_layers
 
 from .weights import Weights
 
@@ -45,44 +45,13 @@ def linear_layers(model: nn.Module, targets: Sequence[str] | None = None) -> dic
     Raises:
         ValueError: a target matches no layer.
     """
-    layers = {
-        name.removesuffix(".base_layer"): module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and ".lora_" not in name
-    }
-    if targets is None:
-        return layers
-    chosen: dict[str, nn.Linear] = {}
-    for target in targets:
-        found = {name: layer for name, layer in layers.items() if f".{name}".endswith(f".{target}")}
-        if not found:
-            endings = sorted({_ending(name) for name in layers})
-            raise ValueError(
-                f"targets names {target!r}, but no linear layer of ShapesWorld's model ends so; "
-                f"choose from {', '.join(endings)}."
-            )
-        chosen |= found
-    return chosen
+    layers = all_linear_layers(model)
+    return layers if targets is None else {name: layers[name] for name in choose_layers(model, targets)}
 
 
 def add_lora(model: nn.Module, adapter: str, *, rank: int, alpha: float, layers: Sequence[str]) -> None:
-    """Add a LoRA to the named layers; it starts as the identity and is trainable.
-
-    Every parameter that was there before stays as trainable, or as frozen, as it was.
-    """
-    trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    before = {id(parameter) for parameter in model.parameters()}
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides by it as by any number
-        target_modules="|".join(re.escape(layer) for layer in layers),  # matched against full names
-    )
-    with warnings.catch_warnings():
-        # Several adapters on one model are what we want.
-        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
-        inject_adapter_in_model(config, model, adapter)
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in trainable or id(parameter) not in before)
+    """Add a LoRA of one rank and alpha to the named layers; see `danceopd.families.lora.add_adapter`."""
+    add_adapter(model, adapter, dict.fromkeys(layers, rank), dict.fromkeys(layers, alpha))
 
 
 def read_lora(weights: Weights, model: nn.Module) -> Lora:
@@ -144,20 +113,10 @@ def file_name(parameter: str, adapter: str) -> str:
     return PREFIX + parameter.replace(f".{adapter}.", ".")
 
 
-def is_factor(parameter: str, adapter: str) -> bool:
-    """Whether a parameter's name in the model is that of one of the adapter's factors."""
-    return ".lora_" in parameter and f".{adapter}." in parameter
-
-
 def lora_metadata(rank: int, alpha: float, layers: Sequence[str]) -> dict[str, str]:
     """What a LoRA's file says about it, in the form that diffusers reads."""
     about = {"r": rank, "lora_alpha": alpha, "target_modules": list(layers)}
     return {ABOUT: json.dumps({PREFIX + key: value for key, value in about.items()})}
-
-
-def _ending(layer: str) -> str:
-    *_, parent, last = layer.split(".") if "." in layer else ("", layer)
-    return f"{parent}.{last}" if last.isdigit() else last
 
 
 def _factor_names(layer: str) -> tuple[str, str]:

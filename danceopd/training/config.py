@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, TypeAdapter, model_validator
 
 from danceopd.families import StudentConfig, Teacher
 from danceopd.flow import QUERY_LAWS, QueryLaw
@@ -26,6 +26,20 @@ def _folder(value: object) -> str | Path:
     return value
 
 
+def _rows(value: object) -> Any:
+    # Asked by its shape: the package `datasets` takes seconds to import and need not be there.
+    if (isinstance(value, str) and value) or (
+        hasattr(value, "column_names") and hasattr(value, "__getitem__")
+    ):
+        return value
+    raise ValueError(f"a route's data must be a text or a datasets.Dataset, got {type(value).__name__}.")
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else f"<dataset {getattr(value, '_fingerprint', 'in memory')}>"
+
+
+Data = Annotated[Any, PlainValidator(_rows), PlainSerializer(_written, return_type=str)]
 Folder = Annotated[str | Path, PlainValidator(_folder)]
 
 
@@ -34,7 +48,10 @@ class Route:
     """A capability: the teacher that has it, and the prompts (with sources, for edits) it is asked on."""
 
     teacher: Text = Field(kw_only=False, description="Name of one of the run's teachers.")
-    data: Text = Field(description="Rows of the route: a file, or a set the family knows by name.")
+    data: Data = Field(
+        description="Rows of the route: a file or folder, a set the family knows by name, or, in Python, a "
+        "datasets.Dataset."
+    )
     columns: dict[Text, Text] | None = Field(
         default=None,
         description="Other names of the data's columns: {prompt: caption} reads the prompts from 'caption'.",

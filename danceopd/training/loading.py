@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from danceopd.families import Family, load_family
+from danceopd.families import Family, Student, load_family
 from danceopd.flow import VelocityField
 from danceopd.settings import ConfigError
 from danceopd.training.checkpoint import list_checkpoints, load_checkpoint
@@ -24,12 +24,14 @@ class LoadedStudent(NamedTuple):
     Attributes:
         family: what the student belongs to.
         field: its velocity field, frozen, with the running mean of the weights when the run kept one.
+        student: the same with its module, as `Family.student` made it.
         step: updates it has seen.
         config: the run's settings.
     """
 
     family: Family
     field: VelocityField
+    student: Student
     step: int
     config: RunConfig
 
@@ -66,4 +68,4 @@ def load_student(run: str | Path, *, device: torch.device | str | None = None) -
     student = family.student(config.student, config.teachers)
     TrainedWeights(student.module, config).load(checkpoint.ema or checkpoint.student, {})
     student.module.requires_grad_(False)
-    return LoadedStudent(family, student.field, checkpoint.step, config)
+    return LoadedStudent(family, student.field, student, checkpoint.step, config)

@@ -138,26 +138,23 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     assert TensorCache(tmp_path / "file").get(KEY) is None
 
 
-# Forks a writer for every line it is sent, so that torch is imported once.
+# Forks two writers for every line it is sent, so that torch is imported once.
 WRITERS = """
 import os, sys, torch
 from danceopd.data import TensorCache, content_key
 cache = TensorCache(sys.argv[1])
-for line in sys.stdin:
+def fork():
     writer = os.fork()
-    if writer == 0:
-        while True:
-            for number in range(4):
-                cache.put(content_key(number), {"a": torch.full((1_000_000,), float(number))})
-    print(writer, flush=True)
-    os.waitpid(writer, 0)
+    while writer == 0:
+        for number in range(4):
+            cache.put(content_key(number), {"a": torch.full((500_000,), float(number))})
+    return writer
+for line in sys.stdin:
+    writers = fork(), fork()
+    print(*writers, flush=True)
+    for writer in writers:
+        os.waitpid(writer, 0)
 """
-
-
-def start_writer(parent: subprocess.Popen[str]) -> int:
-    assert parent.stdin is not None and parent.stdout is not None
-    parent.stdin.write("go\n")
-    return int(parent.stdout.readline())
 
 
 def check_whole(cache: TensorCache, wanted: dict[str, dict[str, Tensor]]) -> None:
@@ -169,15 +166,13 @@ def check_whole(cache: TensorCache, wanted: dict[str, dict[str, Tensor]]) -> Non
 
 def test_a_killed_writer_leaves_nothing_half_written(tmp_path: Path) -> None:
     cache = TensorCache(tmp_path)
-    wanted = {content_key(number): {"a": torch.full((1_000_000,), float(number))} for number in range(4)}
+    wanted = {content_key(number): {"a": torch.full((500_000,), float(number))} for number in range(4)}
     command = [sys.executable, "-c", WRITERS, str(tmp_path)]
-    # Two at once, on the same keys.
-    with (
-        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as first,
-        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as second,
-    ):
-        for rounds in range(6):
-            writers = [start_writer(parent) for parent in (first, second)]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as parent:
+        assert parent.stdin is not None and parent.stdout is not None
+        for rounds in range(5):
+            parent.stdin.write("go\n")
+            writers = [int(writer) for writer in parent.stdout.readline().split()]
             try:
                 for _ in range(rounds):
                     check_whole(cache, wanted)

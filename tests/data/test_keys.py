@@ -203,13 +203,21 @@ def test_of_twenty_gigabytes_few_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     assert 0 < Counted.total < 16 * 2**20
 
 
+def test_a_tokenizer_has_a_fingerprint(tmp_path: Path) -> None:
+    keys = set()
+    for words in ("one", "two"):
+        (tmp_path / "tokenizer.json").write_text(words)
+        keys.add(weights_fingerprint(tmp_path))
+    assert len(keys) == 2
+
+
 def test_what_has_no_fingerprint_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"weights '.*missing' are not there: give a file or a folder that is"
     ):
         weights_fingerprint(tmp_path / "missing")
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(DataError, match=r"holds no weights"):
+    (tmp_path / "README.md").write_text("a model")
+    with pytest.raises(DataError, match=r"holds no weights and no configs \(.safetensors"):
         weights_fingerprint(tmp_path)
     (tmp_path / "model.safetensors").symlink_to(tmp_path / "gone")
     with pytest.raises(DataError, match=r"weights file '.*model.safetensors' cannot be read \(No such file"):

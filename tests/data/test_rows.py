@@ -268,6 +268,7 @@ def test_columns_must_be_known_on_both_sides(tmp_path: Path, columns: dict[str, 
         (".", "is no file"),
         ("x" * 300, "File name too long"),
         ("nul\0.png", "is no file|null"),
+        ("two\nlines.png", r"'two\\nlines.png'\) is no file"),
         (5, "is a int, which is no image"),
     ],
 )

@@ -8,7 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.families.parity import error, ours, pipeline_of, theirs
+from danceopd.families import Example
+from tests.families.parity import (
+    as_tensor,
+    decode_errors,
+    decoded,
+    encoded_alone,
+    error,
+    family_of,
+    ours,
+    pipeline_of,
+    same_conditions,
+    theirs,
+    worst_row,
+)
 from tests.families.tiny.calls import picture
 from tests.families.tiny.words import PROMPTS
 
@@ -53,3 +66,26 @@ def test_text_to_image_is_the_pipelines(kind: str, scale: float, size: tuple[int
 def test_editing_is_the_pipelines(kind: str, scale: float, size: tuple[int, int]) -> None:
     assert compare(kind, [PROMPTS[0]], size, scale, edit=True) < ROUNDING
     assert compare(kind, list(PROMPTS[:3]), size, scale, edit=True) < ROUNDING
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux2", "flux2-klein"])
+def test_images_are_the_pipelines(kind: str) -> None:
+    height, width = SIZES[1]
+    latents, images = decoded(kind, list(PROMPTS[:2]), (height, width))
+    if kind != "sd3":  # the loop has tokens
+        latents = latents.mT.reshape(2, *family_of(kind).conventions.shape(height, width))
+    difference, levels = decode_errors(kind, latents, images)
+    assert difference < ROUNDING
+    assert levels <= 1
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux2", "flux2-klein"])
+def test_a_batch_is_its_rows(kind: str) -> None:
+    pictures = [as_tensor(picture(1)), as_tensor(picture(2, (32, 64)))]
+    most = 0 if kind == "sd3" else 2
+    examples = [
+        Example(prompt, tuple(pictures[: min(number, most)]), size=SIZES[1])
+        for number, prompt in enumerate(PROMPTS[:3])
+    ]
+    assert same_conditions(family_of(kind).encode(examples), encoded_alone(kind, examples))
+    assert worst_row(kind, examples) < ROUNDING

@@ -1,8 +1,11 @@
-"""Every family from data files to a student in plain diffusers: train, stop, resume, export, reload, sample."""
+"""Every family from data files to a student in plain diffusers: train, stop, resume, reload, sample."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ from danceopd.sampling import sample
 from danceopd.training import DanceOPDTrainer, Route, RunConfig, load_student
 from tests.families import tiny
 from tests.families.parity import error, folder_of
-from tests.families.tiny.calls import EDITS, NEEDS_SOURCE, picture
+from tests.families.tiny.calls import EDITS, NEEDS_SOURCE, picture, small_sources
 from tests.families.tiny.loras import make_lora
+from tests.families.tiny.processors import without_torchvision
 from tests.families.tiny.words import PROMPTS
 
 torch.set_num_threads(1)
@@ -85,6 +89,12 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "time"} for line in lines]
 
 
+@pytest.fixture(autouse=True)
+def smaller_and_without_torchvision() -> Iterator[None]:
+    with small_sources(), without_torchvision():
+        yield
+
+
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_a_family_from_data_to_diffusers(kind: str, tmp_path: Path) -> None:
     config = make_run(kind, tmp_path)
@@ -130,9 +140,6 @@ def test_a_family_from_data_to_diffusers(kind: str, tmp_path: Path) -> None:
 
 def _train_one(trainer: DanceOPDTrainer) -> None:
     """Ends like a run that is told to stop after its first update."""
-    import os
-    import signal
-
     update = trainer._one_update
 
     def stop_after() -> dict[str, Any]:

@@ -34,6 +34,7 @@ OPS = (
     "velocity_mse",
     "mse_gradient",
     "transition_kl",
+    "policy_loss",
 )
 ALL = (*OPS, "seeded_sde_step")  # its noise has bits to agree on, but no exact value to be near
 
@@ -90,6 +91,7 @@ def call(name: str, module: ModuleType, x: list[Tensor], each: bool = True) -> T
             x[0], x[1], uncond=x[2], guidance_scale=scale, weight=now
         )[1],
         "transition_kl": lambda: module.transition_kl(x[0], x[1], now),
+        "policy_loss": lambda: module.policy_loss(*x, clip_range=0.2, advantage_clip=1.5),
     }
     return calls[name]()
 

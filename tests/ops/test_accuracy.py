@@ -61,7 +61,14 @@ DIFFERENTIABLE = [n for n in OPS if n not in ("sde_std", "velocity_mse", "mse_gr
 
 
 def gradients(name: str, module: ModuleType, x: list[torch.Tensor], out: torch.Tensor) -> list[torch.Tensor]:
-    constant = {"sde_step": 2, "sde_mean": 2, "sde_log_prob": 2, "loss": 1, "transition_kl": 1}
+    constant = {
+        "sde_step": 2,
+        "sde_mean": 2,
+        "sde_log_prob": 2,
+        "loss": 1,
+        "transition_kl": 1,
+        "policy_loss": 1,
+    }
     leaves = [t.detach().clone().requires_grad_(k < constant.get(name, 3)) for k, t in enumerate(x)]
     now = sigmas(x[0].shape[0])[0]
     result = (

@@ -70,12 +70,18 @@ WRONG: list[tuple[type[Exception], str, Callable[[Any], object]]] = [
     (TypeError, r"^seed has dtype torch.int32", lambda m: m.sde_step(x, v, 0.5, 0.4, seed=torch.tensor([1, 2]).int())),
     (ValueError, r"^seed has shape \[3\] but there are 2 samples", lambda m: m.sde_step(x, v, 0.5, 0.4, seed=torch.tensor([1, 2, 3]))),
     (ValueError, r"^sigma is too large for a float", lambda m: m.add_noise(x, v, 10**400)),
+    (TypeError, r"^std is NoneType; pass a float", lambda m: m.transition_kl(x, v, None)),
+    (ValueError, r"^std is nan; pass a finite value", lambda m: m.transition_kl(x, v, math.nan)),
     (ValueError, r"^std is 0.0; pass a value of at least 1e-18", lambda m: m.transition_kl(x, v, 0.0)),
     (ValueError, r"^std is 1e-200; pass a value of at least 1e-18", lambda m: m.transition_kl(x, v, 1e-200)),
     (ValueError, r"^std contains 0.0; pass values of at least 1e-18", lambda m: m.transition_kl(x, v, sigma * 0)),
     (ValueError, r"^teacher_mean requires grad", lambda m: m.transition_kl(x, v.clone().requires_grad_(), 1.0)),
     (ValueError, r"^old_log_prob has shape \[3\] but log_prob has \[2\]", lambda m: m.policy_loss(x[:, 0], x[0], x[:, 0])),
     (ValueError, r"^advantage requires grad", lambda m: m.policy_loss(x, x, x.clone().requires_grad_())),
+    (TypeError, r"^clip_range is Tensor; pass a float", lambda m: m.policy_loss(x, x, x, clip_range=sigma)),
+    (TypeError, r"^clip_range is bool; pass a float", lambda m: m.policy_loss(x, x, x, clip_range=True)),
+    (ValueError, r"^advantage_clip is nan", lambda m: m.policy_loss(x, x, x, advantage_clip=math.nan)),
+    (TypeError, r"^advantage is list; pass a torch.Tensor", lambda m: m.policy_loss(x, x, [0.5])),
     (ValueError, r"^clip_range is 1; pass a value between 0 and 1", lambda m: m.policy_loss(x, x, x, clip_range=1)),
     (ValueError, r"^advantage_clip is 0.0; pass a value above 0", lambda m: m.policy_loss(x, x, x, advantage_clip=0.0)),
     (TypeError, r"^fields is Tensor; pass a list", lambda m: m.blend(x, [1.0])),
@@ -148,6 +154,26 @@ def test_views_into_freed_storage_are_refused() -> None:
     index.untyped_storage().resize_(0)
     with pytest.raises(ValueError, match=r"^index holds no values"):
         ops.route([x, v], index)
+
+
+def test_views_beyond_a_shrunk_storage_are_refused() -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        whole = torch.randn(4, 300).to(dtype)
+        inside, last, strided = whole[:2], whole[3], whole.t()
+        kept = inside.clone()
+        whole.untyped_storage().resize_(whole.untyped_storage().nbytes() - 8)
+        for view in (whole, last, strided):
+            for module in (ops, ops.reference):
+                with pytest.raises(ValueError, match=r"^uncond reaches beyond its storage, which was shrunk"):
+                    module.guide(view, view, 2.0)
+                with pytest.raises(ValueError, match=r"^teacher reaches beyond its storage"):
+                    module.velocity_mse(torch.zeros(view.shape, dtype=dtype), view)
+        assert torch.equal(ops.guide(inside, inside, 1.0), kept)
+    each = torch.rand(8)[:2]
+    assert ops.add_noise(x, v, each).isfinite().all()
+    each.untyped_storage().resize_(4)
+    with pytest.raises(ValueError, match=r"^sigma reaches beyond its storage"):
+        ops.add_noise(x, v, each)
 
 
 def test_numbers_of_any_kind() -> None:

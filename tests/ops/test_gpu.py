@@ -58,6 +58,22 @@ def test_masks(mask_shape: tuple[int, ...]) -> None:
         assert all(same_bits(a, b) for a, b in zip(on_gpu, on_cpu, strict=True))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradient_of_the_policy_loss(dtype: torch.dtype) -> None:
+    for shape, offset in (((5,), 0), ((3, 1237), 3), ((2, 70_001), 0)):
+        x = operands(shape, dtype)
+        gradients = []
+        for some in (x, to_gpu(x, offset)):
+            leaf = some[0].requires_grad_()
+            loss = ops.policy_loss(leaf, *some[1:], clip_range=0.2) * 0.25
+            first = torch.autograd.grad(loss, leaf, retain_graph=True)[0]
+            again = torch.autograd.grad(loss, leaf)[0]
+            if some is not x:
+                assert same_bits(again, first)
+            gradients.append(again)
+        assert same_bits(*gradients)
+
+
 def test_index_out_of_range_is_nan() -> None:
     x = to_gpu(operands((3, 101), torch.bfloat16))
     routed = ops.route(x, torch.tensor([0, 7, -1], device="cuda"))
@@ -82,6 +98,7 @@ def test_current_stream_and_graph_capture() -> None:
         with torch.cuda.graph(graph):
             captured = ops.euler_step(x[0], x[1], sigma, then)
             loss, gradient = ops.velocity_mse_with_grad(x[0], x[1])
+            scalars = [ops.velocity_mse(x[0], x[1]), ops.policy_loss(*x)]
             steps = [
                 ops.heun_step(*x, sigma, then),
                 ops.ab2_step(*x, 0.95, sigma, then),
@@ -91,6 +108,7 @@ def test_current_stream_and_graph_capture() -> None:
         graph.replay()
     torch.cuda.synchronize()
     assert same_bits(captured, stepped)
+    assert same_bits(scalars[0], ops.velocity_mse(x[0], x[1])) and same_bits(scalars[1], ops.policy_loss(*x))
     assert same_bits(steps[0], ops.heun_step(*x, sigma, then))
     assert same_bits(steps[1], ops.ab2_step(*x, 0.95, sigma, then))
     assert same_bits(steps[2], ops.dpmpp_2m_step(*x, 0.95, sigma, then)[0])
@@ -113,6 +131,9 @@ def test_no_synchronisation() -> None:
         ops.blend(x, sigma)
         ops.route(x, index)
         ops.velocity_mse(x[0], x[1], weight=sigma)
+        leaf = x[0].detach().requires_grad_()
+        ops.policy_loss(leaf, x[1], x[2]).backward()
+        ops.velocity_mse(leaf, x[1]).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

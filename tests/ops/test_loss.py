@@ -82,9 +82,11 @@ def test_nan_reaches_the_loss_of_its_sample_only() -> None:
 
 def test_scalar_is_the_mean_of_the_samples() -> None:
     student, teacher, _ = operands((5, 777), torch.bfloat16)
-    assert torch.equal(
-        ops.velocity_mse(student, teacher), ops.velocity_mse_with_grad(student, teacher)[0].mean()
-    )
+    each = ops.velocity_mse_with_grad(student, teacher)[0]
+    assert torch.equal(ops.velocity_mse(student, teacher), each.double().mean().float())
+    many = torch.rand(1000, 3)  # more samples than the final pass has lanes
+    each = ops.velocity_mse_with_grad(many, many + 1)[0]
+    assert torch.equal(ops.velocity_mse(many, many + 1), each.double().mean().float())
 
 
 def test_grad_scale_is_applied_before_rounding() -> None:

@@ -38,6 +38,9 @@ def tensors() -> list[Any]:
     behind = torch.randn(4, 3)
     freed = [behind[2:], behind.flatten()[3:9].view(2, 3)]
     behind.untyped_storage().resize_(0)
+    shrunk = torch.randn(4, 3)
+    beyond = [shrunk[2:], shrunk.t()[:2]]
+    shrunk.untyped_storage().resize_(40)
     floats = [
         x,
         x.bfloat16(),
@@ -56,6 +59,7 @@ def tensors() -> list[Any]:
         x.numpy(),
         emptied,
         *freed,
+        *beyond,
         x.tolist(),
     ]
     shapes = [x[:1], x[0], x[0, 0], x[:0], x[:, :0], x[None], torch.zeros((1,) * 20), torch.zeros(2, 4)]

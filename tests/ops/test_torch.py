@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._dynamo import compiled_autograd
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -101,9 +103,11 @@ def test_opcheck() -> None:
         (lib.blend, ([a, b, c], None, [0.2, 0.3, 0.5])),
         (lib.blend, ([x, v], torch.rand(2, 2, requires_grad=True), None)),
         (lib.route, ([a, b, c], torch.tensor([2, 0]))),
-        (lib.velocity_mse, (a, b.detach(), None, 1.0, None, 1.0, None, None)),
-        (lib.velocity_mse, (a, b.detach(), c.detach(), 2.0, None, 0.0, each.double(), mask)),
+        (lib.velocity_mse, (a, b.detach(), None, 1.0, None, 1.0, None, None, True)),
+        (lib.velocity_mse, (a, b.detach(), c.detach(), 2.0, None, 0.0, each.double(), mask, False)),
         (lib.velocity_mse_with_grad, (x.bfloat16(), v, u, 2.0, None, 1.0, each, None, 0.25)),
+        (lib.policy_loss, (a, b.detach(), c.detach(), 0.2, 5.0)),
+        (lib.policy_loss_with_grad, (x.bfloat16(), v, u.half(), 0.2, 5.0, torch.tensor(0.25))),
     ]  # fmt: skip
     for op, arguments in cases:
         torch.library.opcheck(op, arguments)
@@ -122,7 +126,11 @@ def test_compiled_whole() -> None:
         step = ops.sde_step(x, v, each, each / 2, seed=3)
         x = ops.sde_step(clean, v, sigma, 0.1, next_sample=step.sample).mean + step.mean
         y = ops.add_noise(x, ops.route([u, v], index), sigma)
-        return x, ops.blend([x, y, u], [0.2, 0.3, 0.5]), ops.velocity_mse(y, v, weight=each, mask=x > 0)
+        return (
+            x,
+            ops.blend([x, y, u], [0.2, 0.3, 0.5]),
+            ops.velocity_mse(y, v, weight=each, mask=x > 0) + (ops.policy_loss(x, y, v, clip_range=0.2)),
+        )
 
     torch._dynamo.reset()
     compiled = torch.compile(update, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -143,6 +151,36 @@ def test_compiled_training_step() -> None:
         loss(leaf, teacher).backward()
         grads.append(leaf.grad)
     assert same_bits(*grads)
+
+
+LOSSES = {
+    "mse": lambda s, v: ops.velocity_mse(s, v),
+    "scaled": lambda s, v: ops.velocity_mse(s, v) * 0.3,
+    "weighted": lambda s, v: ops.velocity_mse(s, v, weight=v.abs()[:, 0], uncond=-v, guidance_scale=3.0),
+    "masked": lambda s, v: ops.velocity_mse(s, v, mask=v > 0),
+    "kl": lambda s, v: ops.transition_kl(s, v, v.abs()[:, 0] + 0.5).sum(),
+    "policy": lambda s, v: ops.policy_loss(s, v, -v, clip_range=0.3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch looks at it
+@pytest.mark.parametrize("name", LOSSES)
+def test_compiled_autograd(name: str) -> None:
+    """The backward pass captured whole, for several batches: what the first has used up is made again."""
+    enable = getattr(compiled_autograd, "_enable", None) or compiled_autograd.enable
+    torch._dynamo.reset()
+    layer = torch.nn.Linear(9, 9)
+    for seed in range(3):
+        x, v, _ = operands((3, 9), torch.float32, seed)
+        gradients = []
+        for context in (nullcontext(), enable(torch.compile(fullgraph=True, backend="aot_eager"))):
+            layer.zero_grad()
+            loss = LOSSES[name](layer(x), v)
+            with context:
+                loss.backward()
+            gradients.append([p.grad.clone() for p in layer.parameters()])
+        for eager, compiled in zip(*gradients, strict=True):
+            torch.testing.assert_close(compiled, eager)
 
 
 @pytest.mark.slow
@@ -285,6 +323,7 @@ def test_traced_functions_compute() -> None:
         lambda a: ops.guide(v, a, 3.0),
         lambda a: ops.blend([a, v], [0.5, 0.5]),
         lambda a: ops.velocity_mse(a, v),
+        lambda a: ops.policy_loss(a, v, v + 1),
         lambda a: ops.sde_step(a, v, 0.9, 0.5, noise=v).log_prob,
     ):
         with warnings.catch_warnings():

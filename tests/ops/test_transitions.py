@@ -160,26 +160,6 @@ def test_transition_kl() -> None:
     assert torch.autograd.gradcheck(lambda m: ops.transition_kl(m, teacher, 0.5), (mean,))
 
 
-def test_policy_loss_by_hand() -> None:
-    ratio = torch.tensor([1.5, 0.5, 1.5, 0.5, 1.0], dtype=double)
-    advantage = torch.tensor([2.0, 2.0, -9.0, -9.0, 1.0], dtype=double)
-    # A gain is cut at the upper bound, a loss at the lower; what goes the wrong way counts in full.
-    expected = torch.tensor([-2.0 * 1.1, -2.0 * 0.5, 5.0 * 1.5, 5.0 * 0.9, -1.0], dtype=double).mean()
-    loss = ops.policy_loss(ratio.log(), torch.zeros(5, dtype=double), advantage, clip_range=0.1)
-    torch.testing.assert_close(loss, expected)
-
-
-def test_policy_loss_gradient() -> None:
-    old, advantage, _ = operands((20,), double)
-    log_prob = (old + 0.3 * torch.randn(20, dtype=double)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda p: ops.policy_loss(p, old, advantage, clip_range=0.1), (log_prob,))
-    fresh = (
-        old.clone().requires_grad_()
-    )  # on the first pass the gradient is that of the plain policy gradient
-    ops.policy_loss(fresh, old, advantage).backward()
-    torch.testing.assert_close(fresh.grad, -advantage.clamp(-5, 5) / 20)
-
-
 def test_flow_opd_update_favours_what_the_teacher_favours() -> None:
     """The pieces together: draw, score against a teacher, and one step of the student's velocity."""
     x, student, teacher = operands((64, 16), torch.float32)

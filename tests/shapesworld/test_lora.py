@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from danceopd.families.lora import is_factor
 from danceopd.shapesworld import TaskSet, render
 from danceopd.shapesworld.lora import (
     ABOUT,
     add_lora,
     factor_tensors,
     file_name,
-    is_factor,
     linear_layers,
     load_lora,
     lora_metadata,
@@ -69,7 +69,7 @@ def test_targets_are_endings_or_full_names(model: nn.Module) -> None:
     assert list(linear_layers(model, ["to_q", "attn.to_q"])) == ["transformer_blocks.0.attn.to_q"]
     assert len(linear_layers(model, ["to_out", "to_out.0"])) == 5
     with pytest.raises(
-        ValueError, match=r"targets names 'q', but no linear layer .* ends so; choose from .*to_out\.0"
+        ValueError, match=r"targets names 'q', but no linear layer .* ends so: choose from .*to_out\.0"
     ):
         linear_layers(model, ["to_k", "q"])
 

@@ -3,6 +3,6 @@
 A coefficient travels as a pair: `sigma` is the float, unless `sigma_each` holds one value per sample.
 """
 
-from danceopd.ops._library import fields, losses, steps, transitions
+from danceopd.ops._library import fields, losses, policy, steps, transitions
 
-__all__ = ["fields", "losses", "steps", "transitions"]
+__all__ = ["fields", "losses", "policy", "steps", "transitions"]

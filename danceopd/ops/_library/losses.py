@@ -30,8 +30,9 @@ def _mse(
     weight_each: Tensor | None,
     mask: Tensor | None,
     *,
-    grad_scale: float,
-    want_grad: bool,
+    grad_scale: float = 1.0,
+    want_grad: bool = False,
+    want_mean: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     student, teacher = student.contiguous(), teacher.contiguous()
     uncond = None if uncond is None else uncond.contiguous()
@@ -43,12 +44,14 @@ def _mse(
             student, teacher, uncond=uncond, guidance_scale=s, weight=w, mask=mask, grad_scale=grad_scale
         )
 
-    args = (student, teacher, uncond, s, w, mask, *layout, float(grad_scale), True if want_grad else None)
-    return run(_native.velocity_mse, twin, student, *args)
+    wanted = True if want_grad else None, True if want_mean else None
+    args = (student, teacher, uncond, s, w, mask, *layout, float(grad_scale), *wanted, None)
+    loss, gradient = run(_native.velocity_mse, twin, student, *args)
+    return (loss.mean() if want_mean and loss.ndim else loss), gradient
 
 
 def _velocity_mse(*args: Any) -> Tensor:
-    loss, _ = _mse(*args, grad_scale=1.0, want_grad=False)
+    loss, _ = _mse(*args[:-1], want_mean=args[-1])
     return loss
 
 
@@ -56,40 +59,47 @@ def _velocity_mse_with_grad(*args: Any) -> tuple[Tensor, Tensor | None]:
     return _mse(*args[:-1], grad_scale=args[-1], want_grad=True)
 
 
-def _fake_loss(student: Tensor, *_: Any) -> Tensor:
-    return student.new_empty((student.shape[0],), dtype=compute_dtype(student))
+def fake_loss(student: Tensor, mean: bool = False) -> Tensor:
+    """The result of a loss, without its values: per sample, or their mean."""
+    return student.new_empty(() if mean else (student.shape[0],), dtype=compute_dtype(student))
 
 
 def _velocity_mse_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    student, teacher, uncond, ctx.scale, scale, ctx.weight, weight, mask = inputs
+    student, teacher, uncond, ctx.scale, scale, ctx.weight, weight, mask, _ = inputs
     ctx.save_for_backward(student, teacher, uncond, scale, weight, mask)
 
 
 def _velocity_mse_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     """Read student and teacher again: that needs no memory of its own and rounds the gradient only once."""
     student, teacher, uncond, scale, weight, mask = ctx.saved_tensors
-    # The kernel's gradient is that of the mean over samples; undo that mean and weigh with the incoming
-    # gradient.
-    w = grad * student.shape[0] * (ctx.weight if weight is None else weight)
+    batch = student.shape[0]
+    # The kernel's gradient is that of the mean over samples; undo that mean where there was none, and weigh
+    # with the incoming gradient.
+    w = grad * (batch if grad.ndim else 1) * (ctx.weight if weight is None else weight)
     _, to_student = torch.ops.danceopd.velocity_mse_with_grad(
-        student, teacher, uncond, ctx.scale, scale, 1.0, w, mask, 1.0
+        student, teacher, uncond, ctx.scale, scale, 1.0, w.expand(batch), mask, 1.0
     )
-    return to_student, *(None,) * 7
+    return to_student, *(None,) * 8
 
 
-def _once(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+def once(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    """The backward pass of a backward pass."""
     raise RuntimeError(
-        "velocity_mse is differentiable once; use danceopd.ops.reference for second derivatives."
+        "The losses are differentiable once; use danceopd.ops.reference for second derivatives."
     )
 
 
-register(f"velocity_mse({_MSE_ARGUMENTS}) -> Tensor", _velocity_mse, _fake_loss)
+register(
+    f"velocity_mse({_MSE_ARGUMENTS}, bool mean) -> Tensor",
+    _velocity_mse,
+    lambda student, *rest: fake_loss(student, rest[-1]),
+)
 register(
     f"velocity_mse_with_grad({_MSE_ARGUMENTS}, float grad_scale) -> (Tensor, Tensor)",
     _velocity_mse_with_grad,
-    lambda student, *rest: (_fake_loss(student), like(student)),
+    lambda student, *rest: (fake_loss(student), like(student)),
 )
 torch.library.register_autograd(
     "danceopd::velocity_mse", _velocity_mse_backward, setup_context=_velocity_mse_setup, lib=LIBRARY
 )
-torch.library.register_autograd("danceopd::velocity_mse_with_grad", _once, lib=LIBRARY)
+torch.library.register_autograd("danceopd::velocity_mse_with_grad", once, lib=LIBRARY)

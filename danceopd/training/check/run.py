@@ -113,7 +113,7 @@ def _describe_rows(config: RunConfig, shapes: Sequence[RowsOfShape]) -> list[Rou
     return [
         RouteRows(
             route=name,
-            data=route.data,
+            data=route.data if isinstance(route.data, str) else f"a {type(route.data).__name__}",
             rows=sum(map(len, of.values())),
             shapes={
                 "x".join(map(str, shape)): len(rows)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from transformers import Qwen2TokenizerFast, Qwen2VLImageProcessorPil, Qwen2VLProcessor
 
@@ -27,3 +30,10 @@ class QwenProcessor(Qwen2VLProcessor):
 def qwen_processor(tokenizer: Qwen2TokenizerFast) -> QwenProcessor:
     size = {"shortest_edge": (2 * PATCH) ** 2, "longest_edge": MAX_PIXELS}
     return QwenProcessor(Qwen2VLImageProcessorPil(size=size, patch_size=PATCH), tokenizer)
+
+
+@contextmanager
+def without_torchvision() -> Iterator[None]:
+    """Let a checkpoint folder that names Qwen2-VL's processor load as the one without video."""
+    with patch("transformers.Qwen2VLProcessor", QwenProcessor):
+        yield

@@ -140,7 +140,8 @@ void velocity_mse(Trial& t) {
   a.teacher = t.velocity_like();
   if (t.coin()) a.uncond = t.velocity_like();
   a.scale = t.param(-2, 8);
-  a.weight = t.param(0, 2);
+  a.weight_is_std = t.coin();
+  a.weight = t.param(a.weight_is_std ? 0.5 : 0, 2);
   if (t.coin()) a.mask = some_mask(t, t.coin() ? DType::u8 : t.sample);
   a.gradient_scale = 0.75;
   a.gradient_dtype = t.sample;
@@ -152,10 +153,33 @@ void velocity_mse(Trial& t) {
       {"partials", [](Args& a) -> void*& { return a.partials; }, DType::f32, blocks},
       {"loss", [](Args& a) -> void*& { return a.loss; }, DType::f32, t.batch},
   };
+  if (t.coin()) outputs.push_back({"mean", [](Args& a) -> void*& { return a.mean; }, DType::f32, 1});
   if (t.coin()) {
     outputs.push_back({"gradient", [](Args& a) -> void*& { return a.gradient; }, t.sample, t.elements()});
   }
   t.compare<Args>(a, outputs, cpu::velocity_mse, cuda::velocity_mse);
+}
+
+void policy_loss(Trial& t) {
+  using Args = PolicyLossArgs;
+  Args a = {};
+  a.log_prob = t.sample_like();
+  a.old_log_prob = t.velocity_like();
+  a.advantage = t.velocity_like();
+  a.clip_range = t.coin() ? 1e-4 : 0.5;
+  a.advantage_clip = 0.8;
+  a.gradient_scale = t.each ? t.param(-2, 8) : Param{0.75, nullptr, 0, DType::f64};
+  a.gradient_dtype = t.sample;
+  a.elements = t.elements();
+
+  Outputs<Args> outputs = {
+      {"partials", [](Args& a) -> void*& { return a.partials; }, DType::f32, blocks_per_sample(a.elements)},
+      {"loss", [](Args& a) -> void*& { return a.loss; }, DType::f32, 1},
+  };
+  if (t.coin()) {
+    outputs.push_back({"gradient", [](Args& a) -> void*& { return a.gradient; }, t.sample, t.elements()});
+  }
+  t.compare<Args>(a, outputs, cpu::policy_loss, cuda::policy_loss);
 }
 
 // The noise is drawn from a seed, or from one per sample, or given; or the next sample is given.
@@ -205,6 +229,7 @@ const Op kOps[] = {
     {"blend", blend},
     {"route", route},
     {"velocity_mse", velocity_mse, true},
+    {"policy_loss", policy_loss, true},
     {"sde_step", sde_step, true},
 };
 
