@@ -111,7 +111,8 @@ class Footprint:
         weights: bytes on the family's device, the student's included.
         elsewhere: bytes of models that wait off the device until they are asked.
         encoders: bytes of what encodes rows, which leaves the memory when that is done.
-        trained: number of trained parameters.
+        trained: number of trained parameters, without those of layers that a LoRA student has from its start
+            alone.
     """
 
     weights: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from danceopd.training import RunConfig, check_run, write_config
 from tests.families import tiny
 from tests.families.parity import folder_of
 from tests.families.test_training import make_run
+from tests.families.tiny.calls import small_sources
 from tests.families.tiny.loras import make_lora
+from tests.families.tiny.processors import without_torchvision
 
 torch.set_num_threads(1)
 
@@ -33,6 +35,28 @@ def check(config: RunConfig, *overrides: str, command: str = "check") -> Result:
     path = Path(config.output_dir).parent / "config.yaml"
     write_config(config, path)
     return CliRunner().invoke(cli.app, [command, str(path), *overrides])
+
+
+@pytest.fixture(autouse=True)
+def smaller_and_without_torchvision() -> Iterator[None]:
+    with small_sources(), without_torchvision():
+        yield
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_every_family_can_be_checked(kind: str, tmp_path: Path) -> None:
+    config = make_run(kind, tmp_path, dtype="bfloat16")
+    report, trainer = check_run(config, samples=tmp_path / "samples")
+    assert report.self_test.losses == {"one": 0.0, "two": 0.0, "guided": 0.0}
+    one, two, guided = report.teachers
+    assert one.student_distance == 0.0  # the student starts at it
+    assert one.layers == two.layers > 0 and one.ranks == (4, 4) and two.scales == (1.6, 1.6)
+    assert all(teacher.change and teacher.change > 0.01 for teacher in (one, two, guided))
+    before, memory = trainer.family.footprint(config.student, config.teachers), report.estimate.memory
+    trained = sum(value.numel() for value in trainer.weights.masters.values())
+    assert 0.7 * trained < before.trained <= trained  # SD3's LoRA changes layers beside the usual ones
+    assert before.weights <= memory.base + memory.student <= 1.1 * before.weights
+    assert report.samples is not None and not Path(config.output_dir).exists()
 
 
 def test_the_whole_check(tmp_path: Path) -> None:

@@ -429,7 +429,7 @@ def test_a_run_of_a_gpu_goes_on_and_is_read_where_there_is_none(
 ) -> None:
     import danceopd.training.loading as loading
 
-    def load_family(name: str, *, dtype: torch.dtype, device: str) -> TinyFamily:
+    def load_family(name: str, *, dtype: torch.dtype, device: str, resolution: int | None) -> TinyFamily:
         assert usable_device(device).type == "cpu"
         return TinyFamily(dtype)
 
