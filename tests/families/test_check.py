@@ -258,6 +258,16 @@ def _too_many_sources(config: RunConfig, folder: Path) -> list[str]:
     return []
 
 
+def test_a_row_without_the_source_that_its_family_needs(tmp_path: Path) -> None:
+    config = make_run("qwen-image-edit", tmp_path)
+    (tmp_path / "prompts.csv").write_text("prompt,source\na,source0.png\nb,\n")
+    with pytest.raises(
+        ValueError, match=r"^row 2 of prompts.csv .* cannot be used: sources must hold one im"
+    ):
+        check_run(config)
+    assert not Path(config.output_dir).exists()
+
+
 Mistake = Callable[[RunConfig, Path], list[str]]
 IN_DATA: list[tuple[Mistake, str]] = [
     (_empty_csv, "prompts.csv"),
