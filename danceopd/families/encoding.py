@@ -130,8 +130,8 @@ class Encoder:
     def _check_number(self, example: Example) -> None:
         if self._conventions.needs_source and not example.sources:
             raise ValueError(
-                f"sources must hold one image for {self._conventions.pipeline_name}, but it is empty: add one, or "
-                "take a checkpoint that also makes images from prompts alone."
+                f"sources must hold one image for {self._conventions.pipeline_name}, but it is empty: add "
+                "one, or take a checkpoint that also makes images from prompts alone."
             )
         most = self._conventions.max_sources
         if len(example.sources) > most:
