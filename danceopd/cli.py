@@ -1,4 +1,4 @@
-"""The command line: ``danceopd info | demo | train | sample | eval | export``.
+"""The command line: ``danceopd info | demo | train | check | sample | eval | export``.
 
 A user's mistake ends in one sentence on stderr and exit code 2, training that fails on the way in exit
 code 1, and training stopped by a signal in 128 plus its number. ``--debug`` shows the traceback instead.
@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from danceopd.families import Family
     from danceopd.flow import VelocityField
+    from danceopd.training import RunConfig
 
 
 class _OneSentenceErrors(TyperGroup):
@@ -41,6 +42,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings that replace the file's, such as max_steps=100 or teachers.0.guidance_scale=4.5.",
+        show_default=False,
+    ),
+]
 Model = Annotated[
     str,
     typer.Argument(
@@ -133,17 +143,8 @@ def demo(
 
 @app.command()
 def train(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.", show_default=False)
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help="Settings that replace the file's, such as max_steps=100 or teachers.0.guidance_scale=4.5.",
-            show_default=False,
-        ),
-    ] = None,
+    config: Config,
+    overrides: Overrides = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -153,26 +154,31 @@ def train(
     resume_from: Annotated[
         Path | None, typer.Option(help="Checkpoint folder to continue from, instead of output_dir's newest.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Check the run first, as danceopd check does.")
+    ] = True,
 ) -> None:
     """Train a student as CONFIG says; the same command continues a run that was stopped.
 
     Ctrl-C (or SIGTERM) finishes the update at hand, saves a checkpoint and ends.
     """
-    import torch
-
-    from danceopd.families import load_family
-    from danceopd.training import DanceOPDTrainer, load_run_config
+    from danceopd.training import DanceOPDTrainer, check_run
 
     if resume_from is not None and not resume:
         raise ValueError(
             f"--no-resume insists on a new run, but --resume-from {resume_from} continues one: "
             "drop one of them."
         )
-    run = load_run_config(config, overrides or ())
-    family = load_family(
-        run.family, dtype=getattr(torch, run.dtype), device=run.device, resolution=run.resolution
-    )
-    trainer = DanceOPDTrainer(family=family, teachers=run.teachers, routes=run.routes, config=run)
+    run, family = _open(config, overrides)
+    if check:
+        # Where it would continue is for the training itself to find out, under its lock.
+        report, trainer = check_run(run, family=family, resume=None)
+        for warning in report.warnings:
+            typer.echo(f"danceopd: {warning}", err=True)
+        if run.progress:
+            typer.echo(report.estimate.line(), err=True)
+    else:
+        trainer = DanceOPDTrainer(family=family, teachers=run.teachers, routes=run.routes, config=run)
     result = trainer.train(resume=resume_from or resume)
     if result.stopped_by is not None:
         typer.echo(
@@ -180,6 +186,42 @@ def train(
         )
         raise typer.Exit(128 + result.stopped_by)
     typer.echo(f"{result.step} updates done; the student is in {result.exported}", err=True)
+
+
+@app.command()
+def check(
+    config: Config,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the picture of samples; 'check' in output_dir when not given."),
+    ] = None,
+    samples: Annotated[
+        bool, typer.Option("--samples/--no-samples", help="Draw a sample per teacher and route.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Try everything that a run needs, before a day is spent on it, and tell what it will cost.
+
+    Config, all rows, disk and memory, teachers, conventions, memory and time, and one sample per teacher and
+    route. What fails ends the check in one sentence and exit code 2, and nothing is written.
+    """
+    from danceopd.training import check_run
+
+    if out is not None and not samples:
+        raise ValueError(f"--out {out} is for the samples, but --no-samples draws none: drop one of them.")
+    run, family = _open(config, overrides)
+    folder = (out or Path(run.output_dir) / "check") if samples else None
+
+    def tell(step: str, line: str) -> None:
+        if not as_json:
+            typer.echo(f"✓ {step:10} {line}")
+
+    report = check_run(run, family=family, samples=folder, tell=tell).report
+    if as_json:
+        typer.echo(report.to_json())
+    for warning in report.warnings:
+        typer.echo(f"danceopd: {warning}", err=True)
 
 
 @app.command()
@@ -326,6 +368,17 @@ def export(
 def main() -> None:
     """Entry point of the ``danceopd`` command."""
     app(prog_name="danceopd")
+
+
+def _open(config: Path, overrides: list[str] | None) -> tuple[RunConfig, Family]:
+    import torch
+
+    from danceopd.families import load_family
+    from danceopd.training import load_run_config
+
+    run = load_run_config(config, overrides or ())
+    dtype = getattr(torch, run.dtype)
+    return run, load_family(run.family, dtype=dtype, device=run.device, resolution=run.resolution)
 
 
 def _load(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from danceopd.files import check_writable, write_whole
 
 _ZOOM: Final = "danceopd:zoom"
 _LEGIBLE: Final = 256  # pixels
+_LARGEST: Final = 1024  # pixels of a side in a table
+_LINE, _MARGIN, _LETTER = 16, 8, 6  # pixels: height of a line of text, space between cells, width of a letter
 
 
 def read_png(path: Path) -> Tensor:
@@ -65,6 +68,54 @@ def write_pngs(images: Tensor, out: Path, zoom: int | None = None) -> list[Path]
     contents = [_encode(image, zoom) for image in images]
     out.mkdir(exist_ok=True)
     return [write_whole(out / f"{index:03d}.png", content) for index, content in enumerate(contents)]
+
+
+def write_table(
+    path: Path, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Tensor | None]]]
+) -> Path:
+    """Write images of any sizes as a table with labels and return its file.
+
+    Args:
+        path: a .png file.
+        columns: what stands above each column.
+        rows: what stands above each row, and an image per column, uint8 [3, H, W] on the CPU, or None.
+
+    Raises:
+        OSError: the file cannot be written; it is never half-written.
+    """
+    images = [[None if image is None else _legible(image) for image in cells] for _, cells in rows]
+    every = [image for cells in images for image in cells if image is not None]
+    width = max(image.width for image in every) + _MARGIN
+    heights = [max((image.height for image in cells if image), default=0) for cells in images]
+    size = (width * len(columns) + _MARGIN, sum(heights) + len(rows) * (_LINE + _MARGIN) + _LINE + _MARGIN)
+    table = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(table), ImageFont.load_default()
+
+    def write(text: str, left: int, top: int, room: int) -> None:
+        # The built-in font may have no letters beyond these.
+        plain = " ".join(text.split()).encode("latin-1", "replace").decode("latin-1")
+        draw.text((left, top), plain[: room // _LETTER], fill="black", font=font)
+
+    for column, name in enumerate(columns):
+        write(name, _MARGIN + column * width, _MARGIN // 2, width)
+    top = _LINE + _MARGIN
+    for (label, _), cells, height in zip(rows, images, heights, strict=True):
+        write(label, _MARGIN, top, size[0])
+        for column, image in enumerate(cells):
+            if image is not None:
+                table.paste(image, (_MARGIN + column * width, top + _LINE))
+        top += _LINE + height + _MARGIN
+    content = io.BytesIO()
+    table.save(content, format="PNG")
+    return write_whole(path, content.getvalue())
+
+
+def _legible(image: Tensor) -> Image.Image:
+    zoom = max(1, -(-_LEGIBLE // image.shape[-1]))
+    large = image.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
+    picture = Image.fromarray(np.ascontiguousarray(large.permute(1, 2, 0).numpy()))
+    picture.thumbnail((_LARGEST, _LARGEST))  # a source may be a photograph
+    return picture
 
 
 def _is_folder(out: Path) -> bool:

@@ -121,14 +121,17 @@ def test_a_stopped_training_says_so(config: Path, monkeypatch: pytest.MonkeyPatc
         return call
 
     monkeypatch.setattr(TinyFamily, "teacher", interrupted)
-    result = run("train", config)
+    result = run("train", config, "--no-check")
     assert result.exit_code == 128 + signal.SIGTERM
     assert "Stopped after 2 of 4 updates; the same command continues." in result.stderr
     monkeypatch.undo()
 
 
-def test_divergence_is_exit_code_one(config: Path) -> None:
-    told(run("train", config, "teachers.0.checkpoint=nan"), "loss became nan in update 1", code=1)
+def test_divergence_is_exit_code_one(config: Path, tmp_path: Path) -> None:
+    nan = ("train", config, "teachers.0.checkpoint=nan")
+    told(run(*nan, "--no-check"), "loss became nan in update 1", code=1)
+    told(run(*nan, f"output_dir={tmp_path}/other"), "teacher 'one' returns a velocity that is not finite")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
@@ -143,6 +146,7 @@ def test_divergence_is_exit_code_one(config: Path) -> None:
         ("routes.0.teacher=two", "unknown teacher 'two'"),
         ("teachers.0.checkpoint=nowhere.safetensors", "nowhere.safetensors"),
         ("output_dir=/proc/none", "output_dir '/proc/none' cannot be written"),
+        ("cache_dir=/proc/none", "cache_dir '/proc/none' cannot be written"),
     ],
 )
 def test_a_mistake_in_the_config_is_one_sentence(
@@ -150,6 +154,45 @@ def test_a_mistake_in_the_config_is_one_sentence(
 ) -> None:
     told(run("train", config, override), words)
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_check_tells_its_steps_and_draws_samples(config: Path, tmp_path: Path) -> None:
+    result = run("check", config)
+    assert result.exit_code == 0 and result.stderr == ""
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [tick for tick, *_ in lines] == ["✓"] * 7
+    steps = ["config", "data", "resources", "teachers", "self-test", "estimate", "samples"]
+    assert [step for _, step, *_ in lines] == steps
+    picture = tmp_path / "run/check/samples.png"
+    assert lines[-1][2] == str(picture) and picture.is_file()
+    assert run("train", config).exit_code == 0  # the picture is no run
+
+
+def test_check_without_samples_writes_nothing(config: Path, tmp_path: Path) -> None:
+    result = run("check", config, "--no-samples", "--json")
+    report = json.loads(result.stdout)
+    assert report["samples"] is None and report["estimate"]["memory"]["total"] > 0
+    assert report["self_test"] == {"losses": {"one": 0.0}, "start": True}
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    told(run("check", config, "--no-samples", "--out", tmp_path), "--no-samples draws none")
+    told(run("check", config, "--out", "/proc/none"), "--out '/proc/none' cannot be written")
+    elsewhere = run("check", config, "--out", tmp_path / "a/b")
+    assert str(tmp_path / "a/b/samples.png") in elsewhere.stdout and not (tmp_path / "run").exists()
+
+
+def test_check_ends_at_the_first_failure(config: Path, tmp_path: Path) -> None:
+    result = run("check", config, "teachers.0.checkpoint='0'")
+    assert result.exit_code == 2
+    assert [line.split()[1] for line in result.stdout.splitlines()] == ["config", "data", "resources"]
+    assert result.stderr.startswith("danceopd: teacher 'one' is a no-op: ")
+    assert result.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_check_finds_another_run_in_the_folder(config: Path) -> None:
+    assert run("train", config, "max_steps=1").exit_code == 0
+    result = run("check", config, "max_steps=1", "seed=1", "--no-samples")
+    assert result.exit_code == 2 and "seed=0 but 1" in result.stderr
 
 
 def test_debug_shows_where_an_error_comes_from(config: Path) -> None:
@@ -321,7 +364,7 @@ def test_info_fails_with_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "kernel 'guide' is wrong on cpu in float32" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["info", "demo", "train", "sample", "eval"])
+@pytest.mark.parametrize("command", ["info", "demo", "train", "check", "sample", "eval"])
 def test_help_needs_no_torch(command: str) -> None:
     code = (
         "import sys\nfrom danceopd.cli import app\n"

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import torch
 
-from danceopd.families.base import EncodedWhenAsked, Example, Examples, Family, Prepared, Student
+from danceopd.families.base import (
+    EncodedWhenAsked,
+    Example,
+    Examples,
+    Family,
+    Footprint,
+    Prepared,
+    RowsOfShape,
+    Student,
+)
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.device import usable_device
 
@@ -15,7 +24,9 @@ __all__ = [
     "Example",
     "Examples",
     "Family",
+    "Footprint",
     "Prepared",
+    "RowsOfShape",
     "Student",
     "StudentConfig",
     "Teacher",

@@ -97,6 +97,30 @@ class Student:
     export: Callable[[Path, Mapping[str, Tensor]], Path]
 
 
+RowsOfShape = Mapping[tuple[int, ...], Sequence[int]]
+"""Positions of rows by the shape of their latent, rising; a range where there are very many."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What the models of a run take at the least, as far as it is known before any weight is read.
+
+    LoRA teachers do not count: beside the weights that they are put on they are small.
+
+    Attributes:
+        weights: bytes on the family's device, the student's included.
+        elsewhere: bytes of models that wait off the device until they are asked.
+        encoders: bytes of what encodes rows, which leaves the memory when that is done.
+        trained: number of trained parameters, without those of layers that a LoRA student has from its start
+            alone.
+    """
+
+    weights: int
+    elsewhere: int
+    encoders: int
+    trained: int
+
+
 class Family(Protocol):
     """One model family under the package's contract: sigma from 1 (noise) to 0 (clean), v = eps - x0."""
 
@@ -125,6 +149,14 @@ class Family(Protocol):
 
         Of rows that name routes only those of `route` count; `columns` are other names of a file's columns.
         """
+        ...
+
+    def shapes(self, data: Examples) -> RowsOfShape:
+        """The rows of what `data` returned by their latent's shape; cheap, no image is opened again."""
+        ...
+
+    def footprint(self, student: StudentConfig, teachers: Sequence[Teacher]) -> Footprint:
+        """What a run would take, from configs and the sizes of files alone."""
         ...
 
     def encode(self, examples: Sequence[Example]) -> Condition:

@@ -76,8 +76,41 @@ class Checkpoint:
 
         kind = getattr(diffusers, self.index["transformer"][1])
         folder = self.folder / "transformer" if path is None else path
-        model = _load(kind, folder, dtype)
+        model, info = _load(kind, folder, dtype, output_loading_info=True)
+        # diffusers fills what a file lacks with random numbers and a line in the log.
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(
+                f"'{folder}' lacks {len(missing)} of the transformer's tensors (first '{missing[0]}'): "
+                "restore its files."
+            )
         return model.eval().requires_grad_(False)
+
+    def outline(self) -> nn.Module:
+        """A transformer whose parameters have shapes and no values; no weights are read.
+
+        Raises:
+            ValueError: its config cannot be read, or is of another model.
+        """
+        import diffusers
+
+        kind = getattr(diffusers, self.index["transformer"][1])
+        try:
+            with torch.device("meta"):
+                model: nn.Module = kind.from_config(self.config("transformer"))
+        except (TypeError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300].rstrip(".")
+            raise ValueError(
+                f"the transformer's config of '{self.name}' makes no {kind.__name__} ({reason}): restore it."
+            ) from error
+        return model
+
+    def encoder_bytes(self) -> int:
+        """Size of the weights files of all components but the transformer; fetches a repository first."""
+        others = [
+            name for name, kind in self.index.items() if isinstance(kind, list) and name != "transformer"
+        ]
+        files = [file for name in others for file in (self.folder / name).glob("*.safetensors")]
+        return sum(file.stat().st_size for file in files)
 
     def pipeline(self, dtype: torch.dtype, *, without: tuple[str, ...] = ("transformer",)) -> Any:
         """The pipeline with its encoders and its decoder, on the CPU, leaving out some components."""

@@ -81,6 +81,13 @@ class Encoder:
             shapes.append(shape(example))
         return EncodedRows(cache, entries, shapes, self._device)
 
+    def check_sources(self, example: Example) -> None:
+        """Raise ValueError where `encode` would for an example's sources; no pixel is touched."""
+        self._check_number(example)
+        for source in example.sources:
+            _, height, width = source.shape
+            fitted_size(height, width, self._max_area, self._conventions.multiple)
+
     @torch.no_grad()
     def decode(self, sample: Tensor) -> Tensor:
         """Clean latents as uint8 [B, 3, H, W]."""
@@ -117,6 +124,15 @@ class Encoder:
         )
 
     def _sources(self, example: Example) -> list[Tensor]:
+        self._check_number(example)
+        return [fit_source(source, self._max_area, self._conventions.multiple) for source in example.sources]
+
+    def _check_number(self, example: Example) -> None:
+        if self._conventions.needs_source and not example.sources:
+            raise ValueError(
+                f"sources must hold one image for {self._conventions.pipeline_name}, but it is empty: add "
+                "one, or take a checkpoint that also makes images from prompts alone."
+            )
         most = self._conventions.max_sources
         if len(example.sources) > most:
             takes = f"takes {most} at most" if most else "has no editing"
@@ -124,7 +140,6 @@ class Encoder:
                 f"sources holds {len(example.sources)} images, but {self._conventions.name} {takes}: drop "
                 "some."
             )
-        return [fit_source(source, self._max_area, self._conventions.multiple) for source in example.sources]
 
     @torch.no_grad()
     def _prompt(self, prompt: str, sources: Sequence[Tensor]) -> Encoded:
@@ -219,20 +234,33 @@ def fit_source(source: Tensor, max_area: int, multiple: int) -> Tensor:
         ValueError: a side is shorter than `multiple`.
     """
     _, height, width = source.shape
+    (scaled_height, scaled_width), (rows, columns) = fitted_size(height, width, max_area, multiple)
+    if (scaled_height, scaled_width) != (height, width):
+        image = Image.fromarray(np.ascontiguousarray(source.permute(1, 2, 0).numpy()))
+        resized = np.asarray(image.resize((scaled_width, scaled_height), Image.Resampling.LANCZOS))
+        source = torch.from_numpy(resized.copy()).permute(2, 0, 1)
+    top, left = (scaled_height - rows) // 2, (scaled_width - columns) // 2
+    return source[:, top : top + rows, left : left + columns].contiguous()
+
+
+def fitted_size(
+    height: int, width: int, max_area: int, multiple: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width to which `fit_source` scales an image, and those to which it then crops it.
+
+    Raises:
+        ValueError: as `fit_source`.
+    """
     if height * width > max_area:
         factor = (max_area / (height * width)) ** 0.5
         height, width = max(1, int(height * factor)), max(1, int(width * factor))
-        image = Image.fromarray(np.ascontiguousarray(source.permute(1, 2, 0).numpy()))
-        resized = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
-        source = torch.from_numpy(resized.copy()).permute(2, 0, 1)
     rows, columns = height // multiple * multiple, width // multiple * multiple
     if not rows or not columns:
         raise ValueError(
             f"a source image of {height} x {width} pixels is too small: its sides must be {multiple} at "
             "least."
         )
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return source[:, top : top + rows, left : left + columns].contiguous()
+    return (height, width), (rows, columns)
 
 
 def _fingerprint(component: Path) -> str:

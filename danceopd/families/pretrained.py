@@ -6,23 +6,24 @@ What differs from one family to the next is in its `Conventions`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from danceopd.data import Rows, buckets, check_rows, load_rows, nearest_bucket
-from danceopd.families.base import Example, Examples, Student
+from danceopd.families.base import Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import RowsCondition
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.conventions import Conventions
 from danceopd.families.encoding import EncodedRows, Encoder
-from danceopd.families.lora import Lora, linear_layers, load_adapter, rest_on
+from danceopd.families.lora import Lora, choose_layers, linear_layers, load_adapter, rest_on
 from danceopd.families.lora_files import read_lora
 from danceopd.families.placement import OffloadedField, hold_in_int8
 from danceopd.families.students import Start, full_student, is_transformer, lora_student, other_transformer
@@ -103,6 +104,7 @@ class PretrainedFamily:
         self._others: dict[tuple[Path, bool, str | None], nn.Module] = {}
         self._fields: dict[Teacher, VelocityField] = {}
         self._adapter_numbers = count()
+        self._shapes: WeakKeyDictionary[Examples, dict[tuple[int, ...], list[int]]] = WeakKeyDictionary()
 
     # -- sizes
     # -------------------------------------------------------------------------------------------------
@@ -156,8 +158,18 @@ class PretrainedFamily:
             ValueError: in one sentence that names the row.
         """
         rows = load_rows(spec, route=route, columns=columns)
-        check_rows(rows)
+        self._shapes[rows] = _positions(check_rows(rows, look=self._look))
         return rows
+
+    def shapes(self, data: Examples) -> RowsOfShape:
+        """Rows by the [C, h, w] of their latent, noted when `data` checked them."""
+        if data not in self._shapes:
+            self._shapes[data] = _positions(self._look(data[row]) for row in range(len(data)))
+        return self._shapes[data]
+
+    def _look(self, example: Example) -> tuple[int, ...]:
+        self._encoder.check_sources(example)
+        return self.shape(example)
 
     def encode(self, examples: Sequence[Example]) -> RowsCondition:
         """Prompts and sources through the checkpoint's encoders, on the family's device.
@@ -178,7 +190,7 @@ class PretrainedFamily:
         """Clean latents [B, C, h, w] as images, uint8 [B, 3, H, W]."""
         return self._encoder.decode(sample)
 
-    # -- fields
+    # -- fields and models
     # ------------------------------------------------------------------------------------------------
 
     def guided(self, field: VelocityField, scale: float) -> VelocityField:
@@ -237,6 +249,38 @@ class PretrainedFamily:
             model.enable_gradient_checkpointing()  # type: ignore[operator]  # all have it
         return Student(model, field, export)
 
+    def footprint(self, student: StudentConfig, teachers: Sequence[Teacher]) -> Footprint:
+        """What a run would take; the transformer's size follows from its config.
+
+        Raises:
+            ValueError: the config makes no transformer, or `student.targets` name no layer of it.
+        """
+        model = self.checkpoint.outline()
+        numbers = sum(parameter.numel() for parameter in model.parameters())
+        student = student.settled("lora")
+        full = student.kind == "full"
+        trained = numbers
+        if not full:
+            layers = linear_layers(model)
+            chosen = choose_layers(model, student.targets or self.conventions.targets)
+            sides = sum(layers[name].in_features + layers[name].out_features for name in chosen)
+            trained = student.rank * sides
+        whole = numbers * self.dtype.itemsize
+        shares_base = not full or any(teacher.checkpoint is None for teacher in teachers)
+        others = {self._place(teacher): teacher for teacher in teachers if teacher.checkpoint is not None}
+        sizes = {place: numbers if other.quantization else whole for place, other in others.items()}
+        waiting = [size for place, size in sizes.items() if others[place].offload]
+        return Footprint(
+            weights=whole * shares_base
+            + trained * self.dtype.itemsize
+            + sum(sizes.values())
+            - sum(waiting)
+            + max(waiting, default=0),
+            elsewhere=sum(waiting),
+            encoders=self.checkpoint.encoder_bytes(),
+            trained=trained,
+        )
+
     @property
     def base(self) -> nn.Module:
         """The frozen transformer that adapters share, on the family's device."""
@@ -258,13 +302,18 @@ class PretrainedFamily:
 
     def _other(self, teacher: Teacher) -> nn.Module:
         assert teacher.checkpoint is not None
-        key = (Path(teacher.checkpoint).resolve(), teacher.offload, teacher.quantization)
+        key = self._place(teacher)
         if key not in self._others:
             model = self.full_model(teacher.checkpoint)
             if teacher.quantization:
                 hold_in_int8(model)
             self._others[key] = model if teacher.offload else nn.Module.to(model, self.device)
         return self._others[key]
+
+    @staticmethod
+    def _place(teacher: Teacher) -> tuple[Path, bool, str | None]:
+        """What teachers with the same full weights share."""
+        return Path(teacher.checkpoint or "").resolve(), teacher.offload, teacher.quantization
 
     def _predict(self, guidance: float | None, who: str) -> Predict:
         if not self.conventions.embeds_guidance:
@@ -293,3 +342,10 @@ class PretrainedFamily:
             elif name != "base":
                 start.loras.append((self._read_lora(name), factor))
         return start
+
+
+def _positions(shapes: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
+    found: dict[tuple[int, ...], list[int]] = {}
+    for row, shape in enumerate(shapes):
+        found.setdefault(shape, []).append(row)
+    return found

@@ -84,13 +84,8 @@ class QwenImage(Conventions):
         images = [_read_size(pipe, source, _AREA_READ[self.pipeline_name]) for source in sources]
         if self.pipeline_name == "QwenImageEditPlusPipeline":
             embeds, _ = pipe.encode_prompt(prompt=prompt, image=images or None)
-        elif images:
-            embeds, _ = pipe.encode_prompt(prompt=prompt, image=images[0])
         else:
-            raise ValueError(
-                f"sources must hold one image for {self.pipeline_name}, but it is empty: add one, or take a "
-                "checkpoint of Qwen-Image or Qwen-Image-Edit-Plus."
-            )
+            embeds, _ = pipe.encode_prompt(prompt=prompt, image=images[0])
         return {"embeds": embeds[0]}
 
     def encode_source(self, pipe: Any, source: Tensor) -> Encoded:

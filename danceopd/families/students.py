@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +168,7 @@ def other_transformer(checkpoint: Checkpoint, path: str, dtype: torch.dtype) -> 
         place = Checkpoint(path).folder
     folder = _transformer_folder(place)
     if folder is not None:
+        _check_same_class(checkpoint, folder, path)
         model = checkpoint.transformer(dtype, folder)
         _check_same_architecture(checkpoint, model, path)
         return model
@@ -200,6 +202,22 @@ def _transformer_folder(path: Path) -> Path | None:
         if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
             return folder
     return None
+
+
+def _check_same_class(checkpoint: Checkpoint, folder: Path, path: str) -> None:
+    """Looked at before any weight is read: another class would be made at its full default size."""
+    kind = checkpoint.index["transformer"][1]
+    try:
+        other = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name", kind)
+    except (OSError, ValueError, AttributeError):
+        raise ValueError(
+            f"the checkpoint '{path}' has a config.json that cannot be read: restore it."
+        ) from None
+    if other != kind:
+        raise ValueError(
+            f"the checkpoint '{path}' is of another model: it is a {other}, the base a {kind}; give one of "
+            "the base's architecture."
+        )
 
 
 def _check_same_architecture(checkpoint: Checkpoint, model: nn.Module, path: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from danceopd.families.base import EncodedWhenAsked, Example, Examples, Student
+from danceopd.families.base import EncodedWhenAsked, Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.methods import add_differences
@@ -106,6 +106,25 @@ class ShapesWorldFamily:
         if not isinstance(spec, str) or spec not in GROUNDS:
             raise ValueError(f"data {spec!r} is unknown to ShapesWorld; choose one of {', '.join(GROUNDS)}.")
         return TaskExamples(TaskSet(spec, "train"))
+
+    def shapes(self, data: Examples) -> RowsOfShape:
+        """All the same."""
+        return {self.shape(): range(len(data))}
+
+    def footprint(self, student: StudentConfig, teachers: Sequence[Teacher]) -> Footprint:
+        """The small model, once for the student and once for each checkpoint among the teachers.
+
+        Raises:
+            ValueError: `student.targets` name no layer.
+        """
+        model = build_model()
+        numbers = sum(parameter.numel() for parameter in model.parameters())
+        models = 1 + len({teacher.checkpoint for teacher in teachers})
+        trained = numbers
+        if student.kind == "lora":
+            layers = linear_layers(model, student.targets).values()
+            trained = student.rank * sum(layer.in_features + layer.out_features for layer in layers)
+        return Footprint(numbers * models * self.dtype.itemsize, elsewhere=0, encoders=0, trained=trained)
 
     def encode(self, examples: Sequence[Example]) -> ShapesCondition:
         """Words and sources of a batch, on the family's device.

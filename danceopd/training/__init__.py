@@ -2,6 +2,7 @@
 
 from danceopd.families import StudentConfig, Teacher
 from danceopd.settings import ConfigError
+from danceopd.training.check import CheckedRun, CheckReport, check_run
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from danceopd.training.config import QuerySettings, Route, RunConfig, TrainConfig
 from danceopd.training.config_file import load_run_config, write_config
@@ -12,6 +13,8 @@ from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.trainer import DanceOPDTrainer, TrainResult
 
 __all__ = [
+    "CheckReport",
+    "CheckedRun",
     "Checkpoint",
     "CheckpointError",
     "ConfigError",
@@ -27,6 +30,7 @@ __all__ = [
     "Teacher",
     "TrainConfig",
     "TrainResult",
+    "check_run",
     "list_checkpoints",
     "load_checkpoint",
     "load_run_config",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,15 +102,19 @@ def open_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def check_writable(folder: Path) -> None:
-    """Raise ConfigError unless ``folder`` can be written, or made; nothing is made."""
+def check_writable(folder: Path, key: str = "output_dir") -> None:
+    """Raise ConfigError, naming ``key``, unless ``folder`` can be written, or made; nothing is made."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent
     if not place.is_dir():
-        raise _unusable(folder, f"'{place}' is a file")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise _unusable(folder, f"no permission to write in '{place}'")
+        raise _unusable(folder, f"'{place}' is a file", key)
+    try:
+        # The one question that permissions, full disks and read-only mounts all answer; it leaves no trace.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise _unusable(folder, f"'{place}': {error.strerror}", key) from None
 
 
 def export_whole(folder: Path, export: Callable[[Path], Path]) -> Path:
@@ -171,5 +176,5 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
     }
 
 
-def _unusable(folder: Path, why: str) -> ConfigError:
-    return ConfigError(f"output_dir '{folder}' cannot be written ({why}): name a folder that can.")
+def _unusable(folder: Path, why: str, key: str = "output_dir") -> ConfigError:
+    return ConfigError(f"{key} '{folder}' cannot be written ({why}): name a folder that can.")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from danceopd.families import Family, Prepared, Teacher
+from danceopd.families import Examples, Family, Prepared, Teacher
 from danceopd.methods import UpdateResult, update
 from danceopd.settings import ConfigError
 from danceopd.training.batch import build_batches
@@ -27,6 +26,7 @@ from danceopd.training.interrupt import GracefulStop
 from danceopd.training.metrics import MetricsFile
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
+from danceopd.training.routes import asked_teachers, name_routes, read_rows
 from danceopd.training.run_folder import (
     CACHE,
     CHECKPOINTS,
@@ -70,6 +70,12 @@ class DanceOPDTrainer:
         teachers: the frozen fields, each with its own name.
         routes: which teacher is asked on which data.
         config: the numbers of the run. A `RunConfig` does as well; its own teachers and routes do not count.
+        data: the rows of each route where `read_rows` has read them before; read here when None.
+
+    Attributes:
+        field: the student as it is trained, under its guidance scale.
+        asked: the teachers that some route asks; `teachers` are their fields, in this order. Others are known
+            but never loaded.
 
     Raises:
         ConfigError: in one sentence, for settings that do not fit together.
@@ -77,31 +83,30 @@ class DanceOPDTrainer:
     """
 
     def __init__(
-        self, *, family: Family, teachers: Sequence[Teacher], routes: Sequence[Route], config: TrainConfig
+        self,
+        *,
+        family: Family,
+        teachers: Sequence[Teacher],
+        routes: Sequence[Route],
+        config: TrainConfig,
+        data: Sequence[Examples] | None = None,
     ) -> None:
         check_routes(teachers, routes)
         check_writable(Path(config.output_dir))
         self.family = family
         self.config = config
         self.output_dir = Path(config.output_dir)
-        self.route_names = _route_names(routes)
-        self.data = [family.data(route.data, route=route.teacher, columns=route.columns) for route in routes]
-        for route, rows in zip(routes, self.data, strict=True):
-            if not len(rows):
-                raise ConfigError(
-                    f"the data '{route.data}' of route '{route.teacher}' has no rows: add some."
-                )
-
-        # A teacher that no route asks is known but never loaded.
-        asked = [teacher for teacher in teachers if any(route.teacher == teacher.name for route in routes)]
-        names = [teacher.name for teacher in asked]
+        self.route_names = name_routes(routes)
+        self.data = read_rows(family, routes) if data is None else list(data)
+        self.asked = asked_teachers(teachers, routes)
+        names = [teacher.name for teacher in self.asked]
         self.teacher_of_route = [names.index(route.teacher) for route in routes]
         with seeded(config.seed, _INITIAL_VALUES, device=family.device):
             self.student = family.student(config.student, teachers)
-            self.teachers = [family.teacher(teacher) for teacher in asked]
+            self.teachers = [family.teacher(teacher) for teacher in self.asked]
         self.weights = TrainedWeights(self.student.module, config)
         self.mean = RunningMean(self.weights.masters, config.ema_decay) if config.ema_decay else None
-        self._field = family.guided(self.student.field, config.student_guidance_scale)
+        self.field = family.guided(self.student.field, config.student_guidance_scale)
         self.plan = Plan(
             seed=config.seed,
             route_weights=tuple(route.weight for route in routes),
@@ -209,7 +214,7 @@ class DanceOPDTrainer:
         steps = self.config.num_rollout_steps
         for part in build_batches(slots, self.family, self.prepared, self.teacher_of_route, steps):
             result = update(
-                self._field,
+                self.field,
                 self.teachers,
                 part.batch,
                 part.grid,
@@ -294,18 +299,6 @@ class DanceOPDTrainer:
             dtype=self.config.dtype if isinstance(self.config, RunConfig) else dtype,
             device=str(self.family.device),
         )
-
-
-def _route_names(routes: Sequence[Route]) -> list[str]:
-    """What metrics call the routes: the teacher, numbered when several routes ask the same one."""
-    count: Counter[str] = Counter()
-    names = []
-    for route in routes:
-        count[route.teacher] += 1
-        names.append(
-            route.teacher if count[route.teacher] == 1 else f"{route.teacher}#{count[route.teacher]}"
-        )
-    return names
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from danceopd.families import EncodedWhenAsked, Example, Examples, Student
+from danceopd.families import EncodedWhenAsked, Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.flow import GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.training import StudentConfig, Teacher
 
@@ -92,6 +92,14 @@ class TinyFamily:
         if not spec.isdecimal():
             raise ValueError(f"data must be a number of rows, but got '{spec}'; say how many.")
         return Numbers(int(spec))
+
+    def shapes(self, data: Examples) -> RowsOfShape:
+        return {SHAPE: range(len(data))}
+
+    def footprint(self, student: StudentConfig, teachers: Sequence[Teacher]) -> Footprint:
+        numbers = sum(parameter.numel() for parameter in TinyNet(0, self.dtype).parameters())
+        models = (1 + len(teachers)) * numbers * self.dtype.itemsize
+        return Footprint(models, elsewhere=0, encoders=0, trained=numbers)
 
     def encode(self, examples: Sequence[Example]) -> TinyCondition:
         numbers = torch.tensor([[float(example.prompt) + 1.0] for example in examples])

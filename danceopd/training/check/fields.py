@@ -1,0 +1,68 @@
+"""What fields are made of, and how far apart two of them are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from danceopd.families import Teacher
+from danceopd.flow import AdapterField, VelocityField
+from danceopd.training.batch import PlannedBatch
+from danceopd.training.trainer import DanceOPDTrainer
+
+
+def parts_of(field: object) -> Iterator[object]:
+    """A field and all fields inside it, as far as they are dataclasses: guided, mixed, offloaded ones."""
+    yield field
+    if dataclasses.is_dataclass(field):
+        for name in (entry.name for entry in dataclasses.fields(field)):
+            value = getattr(field, name)
+            for inner in value if isinstance(value, (list, tuple)) else (value,):
+                if dataclasses.is_dataclass(inner) and callable(inner):
+                    yield from parts_of(inner)
+
+
+def models_of(field: object) -> list[nn.Module]:
+    """The models behind a field."""
+    models = [
+        getattr(part, entry.name)
+        for part in parts_of(field)
+        if dataclasses.is_dataclass(part)
+        for entry in dataclasses.fields(part)
+        if isinstance(getattr(part, entry.name), nn.Module)
+    ]
+    return list({id(model): model for model in models}.values())
+
+
+def adapter_of(field: object) -> AdapterField | None:
+    """The field inside that runs an adapter, None where there is none."""
+    fields = (part for part in parts_of(field) if isinstance(part, AdapterField))
+    return next((part for part in fields if part.adapter is not None), None)
+
+
+def base_field(trainer: DanceOPDTrainer, guidance_vector: float | None = None) -> VelocityField | None:
+    """The base's field, None where the run does not hold the base in memory and would have to load it."""
+    student = trainer.config.student
+    shares = isinstance(trainer.student.field, AdapterField)
+    if shares or any(teacher.checkpoint is None for teacher in trainer.asked):
+        return trainer.family.teacher(Teacher("base", guidance_vector=guidance_vector))
+    return trainer.student.field if student.init == "base" else None
+
+
+@torch.no_grad()
+def first_velocity(field: VelocityField, batch: PlannedBatch) -> Tensor:
+    """fp32 velocity [S, ...] at the noise that a batch starts from."""
+    noise = batch.batch.noise
+    sigma = batch.grid.tensor(noise.device)[0].expand(len(noise))
+    return field(noise.float(), sigma, batch.batch.condition).float()
+
+
+def distance(value: Tensor, reference: Tensor) -> float:
+    """``|value - reference| / |reference|``; 0 for equal ones and for nothing else."""
+    if torch.equal(value, reference):
+        return 0.0
+    apart = float((value - reference).double().norm())
+    return apart / max(float(reference.double().norm()), torch.finfo(torch.float32).tiny)

@@ -1,0 +1,262 @@
+"""What a check found, step by step, in a form for programs and in lines for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RouteRows:
+    """The rows of a route.
+
+    Attributes:
+        route: what metrics call it.
+        data: where they come from.
+        rows: how many there are.
+        shapes: rows by the shape of their latent, such as ``{"128x64x64": 120}``.
+    """
+
+    route: str
+    data: str
+    rows: int
+    shapes: dict[str, int]
+
+    def line(self) -> str:
+        """For people."""
+        if len(self.shapes) == 1:
+            return f"{self.route}: {self.rows} rows of {next(iter(self.shapes))}"
+        shown = [f"{count} of {shape}" for shape, count in list(self.shapes.items())[:4]]
+        others = [f"{len(self.shapes) - 4} other shapes"] if len(self.shapes) > 4 else []
+        return f"{self.route}: {self.rows} rows ({', '.join([*shown, *others])})"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the run takes of disk and memory beside what is there, in bytes.
+
+    Attributes:
+        checkpoints: of all checkpoints that lie on the disk at once, and of the exported student; exact but
+            for headers.
+        cache: of encoded rows yet to be written; an estimate from a few rows.
+        free_disk: in output_dir.
+        free_cache_disk: in the cache's folder.
+        weights: of models on the device, of trained fp32 weights and their moments: what is needed at least.
+        encoders: of the encoders' files; they leave the memory before training.
+        free_memory: of the device now.
+        device: which.
+    """
+
+    checkpoints: int
+    cache: int
+    free_disk: int
+    free_cache_disk: int
+    weights: int
+    encoders: int
+    free_memory: int
+    device: str
+
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"disk: {bytes_text(self.checkpoints)} of checkpoints and {bytes_text(self.cache)} of cache, "
+            f"{bytes_text(self.free_disk)} free; {self.device}: {bytes_text(self.weights)} at least, "
+            f"{bytes_text(self.free_memory)} free"
+        )
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """A teacher as it was loaded.
+
+    Attributes:
+        name: in the config.
+        what: base, LoRA, checkpoint, LoRA on checkpoint, or guidance.
+        layers: linear layers that its LoRA changes, 0 without one.
+        of_layers: linear layers of the model under the LoRA, 0 without one.
+        ranks: lowest and highest rank of the LoRA's layers, None without one.
+        scales: lowest and highest factor of the LoRA's products, strength included; None without one.
+        guidance_scale: of the teacher.
+        change: distance of its field from the field without what makes it a teacher (its LoRA, else its
+            checkpoint, else its guidance) over the size of that field, at a few noisy states; 0 for the base;
+            None where the base is not in memory to compare with.
+        student_distance: that of the student's start from the teacher, over the size of the teacher's field.
+    """
+
+    name: str
+    what: str
+    layers: int
+    of_layers: int
+    ranks: tuple[int, int] | None
+    scales: tuple[float, float] | None
+    guidance_scale: float
+    change: float | None
+    student_distance: float
+
+    def line(self) -> str:
+        """For people."""
+        parts = [f"{self.name}: {self.what}"]
+        if self.ranks is not None and self.scales is not None:
+            parts.append(
+                f"all its keys on {self.layers} of {self.of_layers} linear layers, "
+                f"rank {_range(self.ranks)}, scale {_range(self.scales)}"
+            )
+        if self.guidance_scale != 1.0:
+            parts.append(f"guidance {self.guidance_scale:g}")
+        if self.change:
+            parts.append(f"changes the velocity by {percent_text(self.change)}")
+        parts.append(f"the student starts {percent_text(self.student_distance)} away")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """A student that is its teacher has nothing to learn.
+
+    Attributes:
+        losses: by teacher, of a student that is this teacher, through the update of the run: 0 exactly.
+        start: whether the student's velocity is the base's, bit for bit; None for one that starts elsewhere,
+            or where the base is not in memory.
+    """
+
+    losses: dict[str, float]
+    start: bool | None
+
+    def line(self) -> str:
+        """For people."""
+        told = f"a student that is its teacher has loss 0 ({', '.join(self.losses)})"
+        return told if self.start is None else f"{told}, and the student starts as the base"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device while the run trains.
+
+    Parameters are counted, each storage once. What the optimizer keeps follows from their number. Activations
+    are measured on one sample's forward and backward, the largest over the routes, and multiplied by
+    batch_size: an estimate, like the total.
+
+    Attributes:
+        base: weights of the shared base, or of what the student's LoRA is on.
+        adapters: LoRAs of teachers.
+        teachers: weights of other models; of those that wait off the device, the largest.
+        student: what is trained, in the model's precision.
+        masters: fp32 copies of that, where the model is not fp32.
+        gradients: fp32.
+        optimizer: AdamW's two moments, fp32.
+        ema: the running mean, fp32.
+        activations: see above.
+        free: on the device now, the models that are loaded already taken off.
+    """
+
+    base: int
+    adapters: int
+    teachers: int
+    student: int
+    masters: int
+    gradients: int
+    optimizer: int
+    ema: int
+    activations: int
+    free: int
+
+    @property
+    def loaded(self) -> int:
+        """What lies in memory before the first update."""
+        return self.base + self.adapters + self.teachers + self.student + self.masters + self.ema
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.loaded + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the run will take.
+
+    Attributes:
+        memory: on the device.
+        forwards: evaluations of a model in one update, in samples, those of guidance counted twice.
+        backwards: samples of one update that are differentiated, those of guidance counted twice; each costs
+            about two forwards.
+        seconds_per_forward: measured for the student on each route, of one sample in a batch of batch_size.
+        seconds_per_update: all of it.
+        hours: of max_steps updates; without encoding, checkpoints and the export.
+    """
+
+    memory: Memory
+    forwards: float
+    backwards: float
+    seconds_per_forward: dict[str, float]
+    seconds_per_update: float
+    hours: float
+
+    def line(self) -> str:
+        """For people."""
+        memory = self.memory
+        return (
+            f"about {bytes_text(memory.total)} of memory (models {bytes_text(memory.loaded)}, optimizer and "
+            f"gradients {bytes_text(memory.optimizer + memory.gradients)}, activations "
+            f"{bytes_text(memory.activations)}; {bytes_text(memory.free)} free), {self.forwards:.1f} "
+            f"forwards and {self.backwards:.3g} backwards per update, about "
+            f"{time_text(self.seconds_per_update)} per update and {time_text(self.hours * 3600)} in all"
+        )
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Everything that a check found. It passed: what fails is raised.
+
+    Attributes:
+        rows: of each route.
+        resources: disk and memory, before models are loaded.
+        teachers: those that some route asks.
+        self_test: whether the conventions hold together.
+        estimate: memory and time.
+        samples: the picture of the samples, None where none was asked for.
+        warnings: what does not keep the run from starting, in sentences.
+    """
+
+    rows: Sequence[RouteRows]
+    resources: Resources
+    teachers: Sequence[TeacherFacts]
+    self_test: SelfTest
+    estimate: Estimate
+    samples: str | None
+    warnings: Sequence[str]
+
+    def to_json(self) -> str:
+        """The report as JSON, totals included."""
+        report: dict[str, Any] = dataclasses.asdict(self)
+        report["estimate"]["memory"] |= {"total": self.estimate.memory.total}
+        return json.dumps(report, indent=2)
+
+
+def bytes_text(count: int) -> str:
+    """Such as "1.5 GB"; powers of 1000."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}" if count < 999.5 * size else f"{count / size:.0f} {unit}"
+    return f"{count} bytes"
+
+
+def time_text(seconds: float) -> str:
+    """Such as "2.5 h"."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds * 1000:.3g} ms"
+
+
+def percent_text(share: float) -> str:
+    """Such as "3.1 %"."""
+    return f"{share * 100:.2g} %" if share < 0.995 else f"{share * 100:.0f} %"
+
+
+def _range(ends: tuple[float, float]) -> str:
+    low, high = ends
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"

@@ -1,0 +1,110 @@
+"""Whether disk and memory hold the run, from sizes alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from danceopd.families import Footprint
+from danceopd.settings import ConfigError
+from danceopd.training.check.probe import cache_folder, folder_bytes
+from danceopd.training.check.report import Resources, bytes_text
+from danceopd.training.config import TrainConfig
+from danceopd.training.run_folder import CHECKPOINTS
+
+_FP32 = 4
+
+
+def check_resources(footprint: Footprint, config: TrainConfig, device: torch.device) -> Resources:
+    """What is needed at the least beside what is there; the cache is not known yet.
+
+    Raises:
+        ConfigError: the disk of output_dir, or the device's memory, is certainly too small.
+    """
+    folder = Path(config.output_dir)
+    copies = 4 if config.ema_decay else 3  # weights, two moments, and the running mean
+    every = footprint.trained * copies * _FP32
+    kept = min(config.keep_checkpoints + 1, -(-config.max_steps // config.save_every))
+    checkpoints = every * kept + footprint.trained * _FP32
+    free = free_disk(folder)
+    missing = checkpoints - folder_bytes(folder / CHECKPOINTS)
+    if missing > free:
+        raise ConfigError(
+            f"output_dir '{folder}' needs {bytes_text(missing)} for {kept} checkpoints of "
+            f"{bytes_text(every)} and the student, but has {bytes_text(free)} free: free space, lower "
+            "keep_checkpoints, or name another folder."
+        )
+    masters = 1 if config_trains_copies(config) else 0
+    weights = footprint.weights + footprint.trained * _FP32 * (copies + masters)
+    memory = free_memory(device)
+    if weights > memory:
+        raise ConfigError(
+            f"the models and the optimizer of this run take {bytes_text(weights)} at least, but device "
+            f"'{device}' has {bytes_text(memory)} free: train a LoRA, use dtype bfloat16, or offload or "
+            "quantise teachers with checkpoints of their own."
+        )
+    if footprint.elsewhere > (ram := free_memory(torch.device("cpu"))):
+        raise ConfigError(
+            f"the offloaded teachers take {bytes_text(footprint.elsewhere)}, but {bytes_text(ram)} of memory "
+            "are free: quantise them, or use fewer."
+        )
+    return Resources(
+        checkpoints=checkpoints,
+        cache=0,
+        free_disk=free,
+        free_cache_disk=free_disk(cache_folder(config)),
+        weights=weights,
+        encoders=footprint.encoders,
+        free_memory=memory,
+        device=str(device),
+    )
+
+
+def check_cache(resources: Resources, config: TrainConfig, needed: int) -> None:
+    """Raise ConfigError where the encoded rows find no place, together with the checkpoints if need be."""
+    folder = cache_folder(config)
+    shared = _device_of(folder) == _device_of(Path(config.output_dir))
+    wanted = needed + (resources.checkpoints if shared else 0)
+    if needed and wanted > resources.free_cache_disk:
+        beside = " beside the checkpoints" if shared else ""
+        raise ConfigError(
+            f"the cache '{folder}' needs about {bytes_text(needed)} for encoded rows{beside}, but has "
+            f"{bytes_text(resources.free_cache_disk)} free: free space, or set cache_dir to another disk."
+        )
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that can be written below a folder, which need not be there yet."""
+    return shutil.disk_usage(_there(folder)).free
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process can still take on a device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + reserved
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # no Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def config_trains_copies(config: TrainConfig) -> bool:
+    """Whether what trains has fp32 masters beside the model's own parameters."""
+    return getattr(config, "dtype", "float32") != "float32"
+
+
+def _there(folder: Path) -> Path:
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
+
+
+def _device_of(folder: Path) -> int:
+    return _there(folder).stat().st_dev

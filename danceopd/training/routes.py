@@ -1,0 +1,41 @@
+"""The routes of a run: their rows, their names, and the teachers that they ask."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from danceopd.families import Examples, Family, Teacher
+from danceopd.settings import ConfigError
+from danceopd.training.config import Route
+
+
+def read_rows(family: Family, routes: Sequence[Route]) -> list[Examples]:
+    """The rows of each route, every one of them checked.
+
+    Raises:
+        ConfigError: a route has none.
+        ValueError: from the family, for data that cannot be used; the message names the row.
+    """
+    data = [family.data(route.data, route=route.teacher, columns=route.columns) for route in routes]
+    for route, rows in zip(routes, data, strict=True):
+        if not len(rows):
+            raise ConfigError(f"the data '{route.data}' of route '{route.teacher}' has no rows: add some.")
+    return data
+
+
+def asked_teachers(teachers: Sequence[Teacher], routes: Sequence[Route]) -> list[Teacher]:
+    """Those that some route asks, in their order."""
+    return [teacher for teacher in teachers if any(route.teacher == teacher.name for route in routes)]
+
+
+def name_routes(routes: Sequence[Route]) -> list[str]:
+    """What metrics call the routes: the teacher, numbered when several routes ask the same one."""
+    count: Counter[str] = Counter()
+    names = []
+    for route in routes:
+        count[route.teacher] += 1
+        names.append(
+            route.teacher if count[route.teacher] == 1 else f"{route.teacher}#{count[route.teacher]}"
+        )
+    return names
