@@ -26,6 +26,7 @@ class Entry:
         danceopd: the op.
         eager: see `rivals`.
         tuned: see `rivals`.
+        into: the op with `out`, into preallocated memory as tuned code; None where it has none.
         compiled: makes the form for torch.compile from a compiler; that of `eager` when not given.
         grad: whether the forms need autograd.
     """
@@ -37,6 +38,7 @@ class Entry:
     tuned: Form
     compiled: Callable[[Callable[[Any], Any]], Form] | None = None
     grad: bool = False
+    into: Form | None = None
 
     @property
     def op(self) -> str:
@@ -51,6 +53,7 @@ TABLE = (
         danceopd=lambda o: ops.guide(o.u, o.v, SCALE),
         eager=lambda o: o.u + SCALE * (o.v - o.u),
         tuned=lambda o: torch.lerp(o.u, o.v, SCALE, out=o.out),
+        into=lambda o: ops.guide(o.u, o.v, SCALE, out=o.out),
     ),
     Entry(
         "euler_step",
@@ -58,6 +61,7 @@ TABLE = (
         danceopd=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT),
         eager=lambda o: (o.x.float() + STEP * o.v).to(o.v.dtype),
         tuned=lambda o: torch.add(o.x, o.v, alpha=STEP, out=o.out),
+        into=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT, out=o.out),
     ),
     Entry(
         "euler_step, guided",
@@ -65,6 +69,9 @@ TABLE = (
         danceopd=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT, uncond=o.u, guidance_scale=SCALE),
         eager=lambda o: (o.x.float() + STEP * (o.u + SCALE * (o.v - o.u))).to(o.v.dtype),
         tuned=rivals.tuned_guided_step,
+        into=lambda o: ops.euler_step(
+            o.x, o.v, SIGMA, SIGMA_NEXT, uncond=o.u, guidance_scale=SCALE, out=o.out
+        ),
     ),
     Entry(
         "heun_step",
@@ -72,6 +79,7 @@ TABLE = (
         danceopd=lambda o: ops.heun_step(o.x, o.v, o.u, SIGMA, SIGMA_NEXT),
         eager=lambda o: (o.x.float() + STEP * (0.5 * (o.v + o.u))).to(o.v.dtype),
         tuned=rivals.tuned_heun,
+        into=lambda o: ops.heun_step(o.x, o.v, o.u, SIGMA, SIGMA_NEXT, out=o.out),
     ),
     Entry(
         "ab2_step",
@@ -79,6 +87,7 @@ TABLE = (
         danceopd=lambda o: ops.ab2_step(o.x, o.v, o.u, SIGMA_PREVIOUS, SIGMA, SIGMA_NEXT),
         eager=rivals.eager_ab2,
         tuned=rivals.tuned_ab2,
+        into=lambda o: ops.ab2_step(o.x, o.v, o.u, SIGMA_PREVIOUS, SIGMA, SIGMA_NEXT, out=o.out),
     ),
     Entry(
         "dpmpp_2m_step",
@@ -107,6 +116,7 @@ TABLE = (
         danceopd=lambda o: ops.add_noise(o.x, o.v, SIGMA),
         eager=lambda o: SIGMA * o.v + (1.0 - SIGMA) * o.x,
         tuned=lambda o: torch.lerp(o.x, o.v, SIGMA, out=o.out),
+        into=lambda o: ops.add_noise(o.x, o.v, SIGMA, out=o.out),
     ),
     Entry(
         "blend",
@@ -114,6 +124,7 @@ TABLE = (
         danceopd=lambda o: ops.blend([o.x, o.v, o.u], WEIGHTS),
         eager=lambda o: WEIGHTS[0] * o.x + WEIGHTS[1] * o.v + WEIGHTS[2] * o.u,
         tuned=rivals.tuned_blend,
+        into=lambda o: ops.blend([o.x, o.v, o.u], WEIGHTS, out=o.out),
     ),
     Entry(
         "route",

@@ -213,7 +213,7 @@ with warnings.catch_warnings(record=True) as said:
     from danceopd import ops
 print(len([w for w in said if "danceopd's ops take a slower way" in str(w.message)]))
 x, v = torch.ones(2, 3), torch.ones(2, 3)
-print(ops._native.guide(False, x, v, 2.0), ops.guide(x, v, 2.0).sum().item())
+print(ops._native.guide(False, x, v, 2.0, None), ops.guide(x, v, 2.0).sum().item())
 """
     done = python(code)
     assert done.stdout.split() == ["2", "None", "6.0"], done.stderr
