@@ -10,11 +10,11 @@ matplotlib is installed (`pip install ".[bench]"`).
 In each round the contenders take turns, so a slow spell of the machine hits all of them; a time is the
 median over rounds, a ratio the median of the ratios within rounds. A row that takes long has fewer rounds.
 "Eager" is what pipelines, schedulers and trainers write, "tuned" what a careful author writes without
-kernels: fused torch calls into preallocated results. Against tuned code an op that takes `out` writes into one,
-too ("out µs" in the table, "danceopd, out" in the files); all other times are of calls that allocate their
-result. GB/s counts the bytes that have to be moved, every operand and result once, whatever a contender
-really moves; "of copy" is the time of a copy of as many bytes by the time of the op. "Peak" is the most
-memory that one call holds beyond its operands.
+kernels: fused torch calls into preallocated results, and steps that write over the sample. Against tuned code
+an op that takes `out` does the same ("out µs" in the table, "danceopd, out" in the files); all other times
+are of calls that allocate their result. GB/s counts the bytes that have to be moved, every operand and result
+once, whatever a contender really moves; "of copy" is the time of a copy of as many bytes by the time of the
+op. "Peak" is the most memory that one call holds beyond its operands.
 
 On one CPU thread the clock is that thread's CPU time, which other processes do not prolong by taking the core
 away; otherwise it is wall time. Small tensors stay in the CPU's caches. On CUDA events give the time,

@@ -105,9 +105,7 @@ def print_tables(rows: list[Row], console: Console) -> None:
         graphs = any("graph_us" in row["contenders"][OWN] for row in some)
         into = any(INTO in row["contenders"] for row in some)
         title = f"{dtype}: speed-up over each rival, in red where the rival is faster"
-        legend = (
-            "tuned writes into preallocated memory: it races our call with out= (out µs) where there is one"
-        )
+        legend = "tuned allocates nothing and steps in place: it races our call that does the same (out µs)"
         table = Table(title=title, caption=legend if into else None, box=box.SIMPLE, padding=(0, 1, 0, 0))
         timed = ("µs", "p10 - p90", "out µs") if into else ("µs", "p10 - p90")
         for name in ("op", "tensor", *timed, "B/elem", "GB/s", "of copy"):

@@ -26,7 +26,7 @@ class Entry:
         danceopd: the op.
         eager: see `rivals`.
         tuned: see `rivals`.
-        into: the op with `out`, into preallocated memory as tuned code; None where it has none.
+        into: the op with `out`, which is where tuned code has its result; None where it takes none.
         compiled: makes the form for torch.compile from a compiler; that of `eager` when not given.
         grad: whether the forms need autograd.
     """
@@ -60,8 +60,8 @@ TABLE = (
         moves=3,
         danceopd=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT),
         eager=lambda o: (o.x.float() + STEP * o.v).to(o.v.dtype),
-        tuned=lambda o: torch.add(o.x, o.v, alpha=STEP, out=o.out),
-        into=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT, out=o.out),
+        tuned=lambda o: o.x.add_(o.v, alpha=STEP),
+        into=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT, out=o.x),
     ),
     Entry(
         "euler_step, guided",
@@ -69,9 +69,7 @@ TABLE = (
         danceopd=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT, uncond=o.u, guidance_scale=SCALE),
         eager=lambda o: (o.x.float() + STEP * (o.u + SCALE * (o.v - o.u))).to(o.v.dtype),
         tuned=rivals.tuned_guided_step,
-        into=lambda o: ops.euler_step(
-            o.x, o.v, SIGMA, SIGMA_NEXT, uncond=o.u, guidance_scale=SCALE, out=o.out
-        ),
+        into=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT, uncond=o.u, guidance_scale=SCALE, out=o.x),
     ),
     Entry(
         "heun_step",
@@ -79,7 +77,7 @@ TABLE = (
         danceopd=lambda o: ops.heun_step(o.x, o.v, o.u, SIGMA, SIGMA_NEXT),
         eager=lambda o: (o.x.float() + STEP * (0.5 * (o.v + o.u))).to(o.v.dtype),
         tuned=rivals.tuned_heun,
-        into=lambda o: ops.heun_step(o.x, o.v, o.u, SIGMA, SIGMA_NEXT, out=o.out),
+        into=lambda o: ops.heun_step(o.x, o.v, o.u, SIGMA, SIGMA_NEXT, out=o.x),
     ),
     Entry(
         "ab2_step",
@@ -87,7 +85,7 @@ TABLE = (
         danceopd=lambda o: ops.ab2_step(o.x, o.v, o.u, SIGMA_PREVIOUS, SIGMA, SIGMA_NEXT),
         eager=rivals.eager_ab2,
         tuned=rivals.tuned_ab2,
-        into=lambda o: ops.ab2_step(o.x, o.v, o.u, SIGMA_PREVIOUS, SIGMA, SIGMA_NEXT, out=o.out),
+        into=lambda o: ops.ab2_step(o.x, o.v, o.u, SIGMA_PREVIOUS, SIGMA, SIGMA_NEXT, out=o.x),
     ),
     Entry(
         "dpmpp_2m_step",
