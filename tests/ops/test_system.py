@@ -55,7 +55,7 @@ def test_use_switches_and_restores(monkeypatch: pytest.MonkeyPatch) -> None:
     x = operands((2, 33), torch.bfloat16)
     calls: list[str] = []
     right = ops.reference.guide
-    monkeypatch.setattr(ops.reference, "guide", lambda *a: calls.append("guide") or right(*a))
+    monkeypatch.setattr(ops.reference, "guide", lambda *a, **k: calls.append("guide") or right(*a, **k))
     ops.guide(x[0], x[1], 2.0)
     assert calls == [] and ops.build_info().backend == "native"
     with ops.use("reference"):
