@@ -10,10 +10,11 @@ matplotlib is installed (`pip install ".[bench]"`).
 In each round the contenders take turns, so a slow spell of the machine hits all of them; a time is the
 median over rounds, a ratio the median of the ratios within rounds. A row that takes long has fewer rounds.
 "Eager" is what pipelines, schedulers and trainers write, "tuned" what a careful author writes without
-kernels: fused torch calls into preallocated results (the others allocate theirs). GB/s counts the bytes that
-have to be moved, every operand and result once, whatever a contender really moves; "of copy" is the time of
-a copy of as many bytes by the time of the op. "Peak" is the most memory that one call holds beyond its
-operands.
+kernels: fused torch calls into preallocated results, and steps that write over the sample. Against tuned code
+an op that takes `out` does the same ("out µs" in the table, "danceopd, out" in the files); all other times
+are of calls that allocate their result. GB/s counts the bytes that have to be moved, every operand and result
+once, whatever a contender really moves; "of copy" is the time of a copy of as many bytes by the time of the
+op. "Peak" is the most memory that one call holds beyond its operands.
 
 On one CPU thread the clock is that thread's CPU time, which other processes do not prolong by taking the core
 away; otherwise it is wall time. Small tensors stay in the CPU's caches. On CUDA events give the time,
@@ -73,7 +74,10 @@ def device_of(text: str) -> torch.device:
 
 def forms_of(entry: Entry, compiles: bool) -> dict[str, Form]:
     """The contenders that compute; the compiled one serves all sizes."""
-    forms = {report.OWN: entry.danceopd, "eager": entry.eager, "tuned": entry.tuned}
+    forms = {report.OWN: entry.danceopd}
+    if entry.into:
+        forms[report.INTO] = entry.into
+    forms |= {"eager": entry.eager, report.TUNED: entry.tuned}
     if compiles:
 
         def compiler(function: Form) -> Form:

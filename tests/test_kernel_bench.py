@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import inspect
 import io
 import json
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ import kernel_bench
 import pytest
 import torch
 from opbench import measure, report
-from opbench.operands import make_operands
+from opbench.operands import Operands, make_operands
 from opbench.table import TABLE, Entry
 from rich.console import Console
 
@@ -42,10 +43,15 @@ def test_the_contenders_compute_the_same(
     monkeypatch.setattr(
         torch, "compile", lambda function, dynamic: function
     )  # the compiler is not under test
-    operands = make_operands(2, 4 * 1037 * dtype.itemsize, dtype, torch.device(device))[1]
+
+    def operands() -> Operands:  # for each, as some write over the sample
+        return make_operands(2, 4 * 1037 * dtype.itemsize, dtype, torch.device(device))[1]
+
     tolerance = 2e-6 if dtype == torch.float32 else 4e-2
     with torch.set_grad_enabled(entry.grad):
-        results = {name: tensors(form(operands)) for name, form in kernel_bench.forms_of(entry, True).items()}
+        results = {
+            name: tensors(form(operands())) for name, form in kernel_bench.forms_of(entry, True).items()
+        }
     own = results.pop("danceopd")
     for name, others in results.items():
         for mine, other in zip(own, others, strict=False):  # an SDEStep ends with its std
@@ -69,8 +75,9 @@ def test_a_tiny_run_writes_all_its_reports(
     results = json.loads(out.read_text())
     assert results["versions"]["torch"] == torch.__version__ and results["rounds"] == 2
     assert len(results["rows"]) == 2 * len(TABLE)
+    into = {entry.name: {"danceopd, out"} if entry.into else set() for entry in TABLE}
     for row in results["rows"]:
-        assert row["contenders"].keys() == {"danceopd", "eager", "tuned", "copy"}
+        assert row["contenders"].keys() == {"danceopd", "eager", "tuned", "copy"} | into[row["op"]]
         assert row["speedup_over"].keys() == {"eager", "tuned"}
         assert row["elements"] * 2 == row["bytes_per_tensor"] and row["dtype"] == "bfloat16"
         assert row["rounds"] == 2
@@ -80,12 +87,31 @@ def test_a_tiny_run_writes_all_its_reports(
             assert contender["gb_per_s"] == pytest.approx(moved / contender["us"] / 1e3, rel=2e-3)
             assert ("graph_us" in contender) == (device == "cuda")
     lines = list(csv.DictReader(out.with_suffix(".csv").read_text().splitlines()))
-    assert len(lines) == 4 * len(results["rows"])
-    assert {line["contender"] for line in lines} == {"danceopd", "eager", "tuned", "copy"}
+    assert len(lines) == sum(4 + len(into[row["op"]]) for row in results["rows"])
+    assert {line["contender"] for line in lines} == {"danceopd", "danceopd, out", "eager", "tuned", "copy"}
     if find_spec("matplotlib"):
         assert out.with_name("run-bfloat16.png").stat().st_size > 10_000
     else:
         assert 'matplotlib is missing; pip install ".[bench]"' in told
+
+
+def test_every_op_that_takes_out_is_timed_with_it() -> None:
+    for entry in TABLE:
+        takes = "out" in inspect.signature(getattr(ops, entry.op)).parameters
+        assert (entry.into is not None) == takes, entry.name
+        if entry.into is not None:
+            operands = make_operands(1, 4096, torch.float32, torch.device("cpu"))[0]
+            assert entry.into(operands) is (operands.x if entry.op.endswith("step") else operands.out)
+
+
+def test_tuned_code_races_the_call_with_out() -> None:
+    times = {"danceopd": [4e-6], "danceopd, out": [2e-6], "eager": [8e-6], "tuned": [3e-6], "copy": [1e-6]}
+    row = report.make_row("guide", torch.float32, 4096, 1024, 3, times, {}, dict.fromkeys(times, 0))
+    assert row["speedup_over"] == {"eager": 2.0, "tuned": 1.5}
+    console = Console(file=io.StringIO(), width=160)
+    report.print_tables([row], console)
+    table = console.file.getvalue()
+    assert "out µs" in table and "it races our call that does the same" in table
 
 
 def test_replays_have_columns_of_their_own() -> None:

@@ -1,9 +1,9 @@
 """The rivals that take more than a line.
 
 Eager is what pipelines, schedulers and trainers write; tuned is what a careful author writes without kernels:
-the fewest passes over memory that public torch calls allow, into preallocated results, and intermediates in
-the dtype of the operands, which the ops and eager code keep in float32. The coefficients of a step are
-numbers computed beforehand, though many a scheduler computes them with tensors at every step.
+the fewest passes over memory that public torch calls allow, over the sample or into preallocated results, and
+intermediates in the dtype of the operands, which the ops and eager code keep in float32. The coefficients of
+a step are numbers computed beforehand, though many a scheduler computes them with tensors at every step.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ STEP = SIGMA_NEXT - SIGMA
 
 def tuned_guided_step(o: Operands) -> Tensor:
     # Without the guided velocity in between: as many passes, over one tensor less.
-    return torch.add(o.x, o.u, alpha=STEP * (1 - SCALE), out=o.out).add_(o.v, alpha=STEP * SCALE)
+    return o.x.add_(o.u, alpha=STEP * (1 - SCALE)).add_(o.v, alpha=STEP * SCALE)
 
 
 def tuned_heun(o: Operands) -> Tensor:
-    return torch.add(o.x, o.v, alpha=STEP / 2, out=o.out).add_(o.u, alpha=STEP / 2)
+    return o.x.add_(o.v, alpha=STEP / 2).add_(o.u, alpha=STEP / 2)
 
 
 AB2 = STEP / (2 * (SIGMA - SIGMA_PREVIOUS))
@@ -43,7 +43,7 @@ def eager_ab2(o: Operands) -> Tensor:
 
 
 def tuned_ab2(o: Operands) -> Tensor:
-    return torch.add(o.x, o.v, alpha=STEP * (1 + AB2), out=o.out).add_(o.u, alpha=-STEP * AB2)
+    return o.x.add_(o.v, alpha=STEP * (1 + AB2)).add_(o.u, alpha=-STEP * AB2)
 
 
 def _half_log_snr(sigma: float) -> float:

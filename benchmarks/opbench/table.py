@@ -26,6 +26,7 @@ class Entry:
         danceopd: the op.
         eager: see `rivals`.
         tuned: see `rivals`.
+        into: the op with `out`, which is where tuned code has its result; None where it takes none.
         compiled: makes the form for torch.compile from a compiler; that of `eager` when not given.
         grad: whether the forms need autograd.
     """
@@ -37,6 +38,7 @@ class Entry:
     tuned: Form
     compiled: Callable[[Callable[[Any], Any]], Form] | None = None
     grad: bool = False
+    into: Form | None = None
 
     @property
     def op(self) -> str:
@@ -51,13 +53,15 @@ TABLE = (
         danceopd=lambda o: ops.guide(o.u, o.v, SCALE),
         eager=lambda o: o.u + SCALE * (o.v - o.u),
         tuned=lambda o: torch.lerp(o.u, o.v, SCALE, out=o.out),
+        into=lambda o: ops.guide(o.u, o.v, SCALE, out=o.out),
     ),
     Entry(
         "euler_step",
         moves=3,
         danceopd=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT),
         eager=lambda o: (o.x.float() + STEP * o.v).to(o.v.dtype),
-        tuned=lambda o: torch.add(o.x, o.v, alpha=STEP, out=o.out),
+        tuned=lambda o: o.x.add_(o.v, alpha=STEP),
+        into=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT, out=o.x),
     ),
     Entry(
         "euler_step, guided",
@@ -65,6 +69,7 @@ TABLE = (
         danceopd=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT, uncond=o.u, guidance_scale=SCALE),
         eager=lambda o: (o.x.float() + STEP * (o.u + SCALE * (o.v - o.u))).to(o.v.dtype),
         tuned=rivals.tuned_guided_step,
+        into=lambda o: ops.euler_step(o.x, o.v, SIGMA, SIGMA_NEXT, uncond=o.u, guidance_scale=SCALE, out=o.x),
     ),
     Entry(
         "heun_step",
@@ -72,6 +77,7 @@ TABLE = (
         danceopd=lambda o: ops.heun_step(o.x, o.v, o.u, SIGMA, SIGMA_NEXT),
         eager=lambda o: (o.x.float() + STEP * (0.5 * (o.v + o.u))).to(o.v.dtype),
         tuned=rivals.tuned_heun,
+        into=lambda o: ops.heun_step(o.x, o.v, o.u, SIGMA, SIGMA_NEXT, out=o.x),
     ),
     Entry(
         "ab2_step",
@@ -79,6 +85,7 @@ TABLE = (
         danceopd=lambda o: ops.ab2_step(o.x, o.v, o.u, SIGMA_PREVIOUS, SIGMA, SIGMA_NEXT),
         eager=rivals.eager_ab2,
         tuned=rivals.tuned_ab2,
+        into=lambda o: ops.ab2_step(o.x, o.v, o.u, SIGMA_PREVIOUS, SIGMA, SIGMA_NEXT, out=o.x),
     ),
     Entry(
         "dpmpp_2m_step",
@@ -107,6 +114,7 @@ TABLE = (
         danceopd=lambda o: ops.add_noise(o.x, o.v, SIGMA),
         eager=lambda o: SIGMA * o.v + (1.0 - SIGMA) * o.x,
         tuned=lambda o: torch.lerp(o.x, o.v, SIGMA, out=o.out),
+        into=lambda o: ops.add_noise(o.x, o.v, SIGMA, out=o.out),
     ),
     Entry(
         "blend",
@@ -114,6 +122,7 @@ TABLE = (
         danceopd=lambda o: ops.blend([o.x, o.v, o.u], WEIGHTS),
         eager=lambda o: WEIGHTS[0] * o.x + WEIGHTS[1] * o.v + WEIGHTS[2] * o.u,
         tuned=rivals.tuned_blend,
+        into=lambda o: ops.blend([o.x, o.v, o.u], WEIGHTS, out=o.out),
     ),
     Entry(
         "route",

@@ -1,6 +1,7 @@
 // combine: elementwise ops, tile by tile.
 #pragma once
 
+#include <cstring>
 #include <type_traits>
 
 #include "cpu/tile.h"
@@ -53,6 +54,7 @@ void apply_bf16(const CombineArgs& a, int64_t b, int64_t offset, int n) {
   }
 }
 
+// `out` is no field's memory: every field is read after the first sums were written.
 template <class Op, class A>
 void fold_tile(const CombineArgs& a, int64_t b, int64_t offset, int n, A* out) {
   alignas(64) A buffer[kTile];
@@ -124,7 +126,8 @@ void combine_tiles(const CombineArgs& a, int64_t begin, int64_t end) {
     for (int k = 0; k < Op::outputs; ++k)
       out[k] = output_tile(a.output[k], a.output_dtype, offset, buffer[k]);
     if constexpr (Op::inputs == 0) {
-      fold_tile<Op>(a, b, offset, n, out[0]);
+      fold_tile<Op>(a, b, offset, n, buffer[0]);
+      if (out[0] != buffer[0]) std::memcpy(out[0], buffer[0], static_cast<size_t>(n) * sizeof(A));
     } else {
       apply_tile<Op>(a, b, offset, n, out);
     }

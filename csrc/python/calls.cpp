@@ -35,13 +35,13 @@ constexpr PyMethodDef method(const char* name) {
 }  // namespace
 
 PyMethodDef kCalls[] = {
-    method<guide, 3>("guide"),
-    method<euler_step, 6>("euler_step"),
-    method<heun_step, 5>("heun_step"),
-    method<ab2_step, 8>("ab2_step"),
+    method<guide, 4>("guide"),
+    method<euler_step, 7>("euler_step"),
+    method<heun_step, 6>("heun_step"),
+    method<ab2_step, 9>("ab2_step"),
     method<dpmpp_2m_step, 6>("dpmpp_2m_step"),
-    method<add_noise, 3>("add_noise"),
-    method<blend, 2>("blend"),
+    method<add_noise, 4>("add_noise"),
+    method<blend, 3>("blend"),
     method<route, 2>("route"),
     method<velocity_mse, 13>("velocity_mse"),
     method<policy_loss, 7>("policy_loss"),

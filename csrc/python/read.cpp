@@ -41,6 +41,19 @@ Param read_param(const Reader& reader, PyObject* object, const Tensor& like, dou
   return p;
 }
 
+struct Span {
+  uintptr_t begin, end;
+};
+
+Span span_of(const void* data, int64_t bytes) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
+  return {begin, begin + static_cast<uintptr_t>(bytes)};
+}
+
+bool apart(const Span& a, const Span& b) {
+  return a.end <= b.begin || b.end <= a.begin;
+}
+
 }  // namespace
 
 Tensor read_first(const Reader& reader, PyObject* object, Gradient gradient) {
@@ -53,6 +66,23 @@ Tensor read_like(const Reader& reader, PyObject* object, const Tensor& like, boo
   Tensor t = reader.read(object);
   require(same_shape(t, like) && t.device == like.device && t.dtype != DType::u8);
   require(same_dtype ? t.dtype == like.dtype : (t.dtype == DType::f64) == (like.dtype == DType::f64));
+  return t;
+}
+
+Tensor read_out(const Reader& reader, PyObject* object, const Tensor& like, const CombineArgs& args) {
+  Tensor t = reader.read(object);
+  require(same_shape(t, like) && t.device == like.device && t.dtype == like.dtype);
+  const Span written = span_of(t.data, t.elements() * bytes_of(t.dtype));
+  for (int k = 0; k < args.inputs; ++k) {
+    const Input& in = args.input[k];
+    const bool same = in.data == t.data && in.dtype == t.dtype;
+    require(same || apart(written, span_of(in.data, t.elements() * bytes_of(in.dtype))));
+  }
+  for (int k = 0; k < args.params; ++k) {
+    const Param& p = args.param[k];
+    const int64_t values = p.each == nullptr ? 0 : (like.batch - 1) * p.stride + 1;
+    require(apart(written, span_of(p.each, values * bytes_of(p.dtype))));
+  }
   return t;
 }
 

@@ -15,6 +15,10 @@ inline void require(bool plain) {
 Tensor read_first(const Reader& reader, PyObject* object, Gradient gradient = Gradient::refused);
 Tensor read_like(const Reader& reader, PyObject* object, const Tensor& like, bool same_dtype);
 
+// A tensor to write the result of a call to. It may be one of the inputs, element for element, and shares no
+// memory with anything else that the call reads.
+Tensor read_out(const Reader& reader, PyObject* object, const Tensor& like, const CombineArgs& args);
+
 // A number, or a [B] tensor beside the samples. Only values the host can see are checked: reading a CUDA
 // tensor would wait for the device.
 Param read_sigma(const Reader& reader, PyObject* object, const Tensor& like);   // in [0, 1]

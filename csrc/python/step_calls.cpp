@@ -36,9 +36,17 @@ class Combination {
   const Tensor& first() const { return first_; }
   int inputs() const { return args_.inputs; }
 
-  PyObject* result() {
+  // Into `out` where that is a tensor; fresh where it is None.
+  PyObject* result(PyObject* out) {
+    if (out == Py_None) {
+      run_into(1);
+      return out_[0].owner.release();
+    }
+    out_[0] = read_out(reader_, out, first_, args_);
     run_into(1);
-    return out_[0].owner.release();
+    count_write(out);
+    Py_INCREF(out);
+    return out;
   }
 
   PyObject* two_results() {
@@ -66,7 +74,7 @@ class Combination {
     args_.per_sample = varies ? first_.per_sample : first_.elements();
     args_.output_dtype = first_.dtype;
     for (int k = 0; k < outputs; ++k) {
-      out_[k] = new_like(first_);
+      if (out_[k].data == nullptr) out_[k] = new_like(first_);
       args_.output[k] = out_[k].data;
     }
     DANCEOPD_RUN(combine, args_, first_);
@@ -80,35 +88,35 @@ class Combination {
 
 }  // namespace
 
-// uncond, cond, scale
+// uncond, cond, scale, out
 PyObject* guide(const Reader& reader, Arguments in) {
   Combination c(reader, CombineOp::guide, in[1]);
   c.field(in[0]);
   c.number(in[2]);
-  return c.result();
+  return c.result(in[3]);
 }
 
-// sample, velocity, uncond, sigma, sigma_next, scale
+// sample, velocity, uncond, sigma, sigma_next, scale, out
 PyObject* euler_step(const Reader& reader, Arguments in) {
   Combination c(reader, CombineOp::euler_step, in[0]);
   c.tensor(in[1]);
   const Param &now = c.sigma(in[3]), &then = c.sigma(in[4]);
   require_descending(reader, now, then, c.first());
   c.guidance(in[2], in[5], CombineOp::guided_euler_step);
-  return c.result();
+  return c.result(in[6]);
 }
 
-// sample, velocity, velocity_next, sigma, sigma_next
+// sample, velocity, velocity_next, sigma, sigma_next, out
 PyObject* heun_step(const Reader& reader, Arguments in) {
   Combination c(reader, CombineOp::heun_step, in[0]);
   c.tensor(in[1]);
   c.tensor(in[2]);
   const Param &now = c.sigma(in[3]), &then = c.sigma(in[4]);
   require_descending(reader, now, then, c.first());
-  return c.result();
+  return c.result(in[5]);
 }
 
-// sample, velocity, velocity_previous, uncond, sigma_previous, sigma, sigma_next, scale
+// sample, velocity, velocity_previous, uncond, sigma_previous, sigma, sigma_next, scale, out
 PyObject* ab2_step(const Reader& reader, Arguments in) {
   Combination c(reader, CombineOp::ab2_step, in[0]);
   c.tensor(in[1]);
@@ -117,7 +125,7 @@ PyObject* ab2_step(const Reader& reader, Arguments in) {
   require_descending(reader, now, then, c.first());
   require_moved(reader, before, now, then, c.first());
   c.guidance(in[3], in[7], CombineOp::guided_ab2_step);
-  return c.result();
+  return c.result(in[8]);
 }
 
 // sample, velocity, clean_previous (None for the first step), sigma_previous, sigma, sigma_next
@@ -136,15 +144,15 @@ PyObject* dpmpp_2m_step(const Reader& reader, Arguments in) {
   return c.two_results();
 }
 
-// clean, noise, sigma
+// clean, noise, sigma, out
 PyObject* add_noise(const Reader& reader, Arguments in) {
   Combination c(reader, CombineOp::add_noise, in[0]);
   c.tensor(in[1]);
   c.sigma(in[2]);
-  return c.result();
+  return c.result(in[3]);
 }
 
-// fields, weights
+// fields, weights, out
 PyObject* blend(const Reader& reader, Arguments in) {
   const Ref held = read_fields(in[0]);
   const int count = read_length(held.get());
@@ -159,14 +167,14 @@ PyObject* blend(const Reader& reader, Arguments in) {
       require(PyFloat_Check(weight) || PyLong_CheckExact(weight));
       c.number(weight);
     }
-    return c.result();
+    return c.result(in[2]);
   }
   const Tensor weights = reader.read(in[1]);  // [K] or [B, K]
   require(weights.dimensions <= 2 && weights.device == c.first().device && weights.dtype != DType::u8);
   require(weights.dimensions == 2 ? weights.batch == c.first().batch && weights.per_sample == count
                                   : weights.batch == count);
   for (int k = 0; k < count; ++k) c.add(weight_of_field(reader, weights, c.first(), count, k));
-  return c.result();
+  return c.result(in[2]);
 }
 
 }  // namespace danceopd::python

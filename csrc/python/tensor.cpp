@@ -25,7 +25,7 @@ struct Torch {
   PyObject *get_dtype, *get_shape, *get_is_cpu, *get_is_cuda, *get_requires_grad;  // properties
   PyObject *is_contiguous, *is_neg, *data_ptr, *get_device, *new_empty;            // methods
   PyObject *untyped_storage, *storage_bytes, *storage_offset;
-  PyObject *empty_like, *is_grad_enabled, *num_threads, *raw_stream;
+  PyObject *increment_version, *empty_like, *is_grad_enabled, *num_threads, *raw_stream;
   PyObject *dispatch_modes, *function_transform, *tracing_state;
   PyObject *forward_ad, *s_current_level;  // the names of a module, and the one that is read
   PyObject* kw_dtype;
@@ -197,6 +197,7 @@ void bind_torch(PyObject* names) {
   for (int i = 0; i < kDTypes; ++i) torch.dtype[i] = kept(names, dtypes[i]);
   torch.int64 = kept(names, "int64");
   torch.empty_like = kept(names, "empty_like");
+  torch.increment_version = kept(names, "increment_version");
   torch.is_grad_enabled = kept(names, "is_grad_enabled");
   torch.dispatch_modes = kept(names, "dispatch_modes");
   torch.function_transform = kept(names, "function_transform");
@@ -315,6 +316,10 @@ Tensor new_vector(const Tensor& like, int64_t size, DType dtype) {
 
 Tensor new_scalar(const Tensor& like, DType dtype) {
   return new_of_shape(like, checked(PyTuple_New(0)), dtype);
+}
+
+void count_write(PyObject* tensor) {
+  checked(PyObject_CallOneArg(torch.increment_version, tensor));
 }
 
 bool same_shape(const Tensor& a, const Tensor& b) {

@@ -92,6 +92,9 @@ Tensor new_like(const Tensor& like);
 Tensor new_vector(const Tensor& like, int64_t size, DType dtype);
 Tensor new_scalar(const Tensor& like, DType dtype);  // without dimensions
 
+// Tells autograd that the tensor was written to: what saved it for a backward pass then refuses to use it.
+void count_write(PyObject* tensor);
+
 bool same_shape(const Tensor& a, const Tensor& b);
 
 int thread_count();                    // torch.get_num_threads()

@@ -25,7 +25,10 @@ class VelocityField(Protocol):
     """A velocity over the flow state space, v(x, sigma, c)."""
 
     def __call__(self, sample: Tensor, sigma: Tensor, condition: Any) -> Tensor:
-        """Velocity [B, ...] at `sample` [B, ...], `sigma` (fp32 [B], 0 .. 1) and `condition` (B samples)."""
+        """Velocity [B, ...] at `sample` [B, ...], `sigma` (fp32 [B], 0 .. 1) and `condition` (B samples).
+
+        A rollout writes the next state over `sample`, so the velocity is no rearranged view of it.
+        """
         ...
 
 

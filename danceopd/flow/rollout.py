@@ -39,6 +39,7 @@ def rollout(
 ) -> Rollout:
     """Euler steps from `noise` along `grid`, each sample until its own state; no gradient is recorded.
 
+    From the second step on samples move in place: a field that keeps what it was called with keeps a copy.
     The sample stays in fp32 whatever the field's dtype. Samples retire as they reach their state, so a batch
     costs ``stop.sum()`` evaluations instead of ``B * N``. A single sample stops on exactly the bits that the
     full rollout passes through; in a batch the two agree to the rounding of the field in smaller batches.
@@ -72,23 +73,33 @@ def _descend(
     """Samples at their stops; `stop` (on the CPU) falls from first to last."""
     sigmas = grid.tensor(sample.device)
     retired: list[Tensor] = []
+    own: Tensor | None = None  # the memory that the moving samples are stepped in: of the first step's result
     for i in range(int(stop[0])):
         moving = int((stop > i).sum())
         if moving < sample.shape[0]:
             retired.append(sample[moving:])
             sample, condition = sample[:moving], condition.take(torch.arange(moving))
+            own = None if own is None else sample
         here, there = grid.values[i], grid.values[i + 1]
-        sample = _step(field, sample, sigmas[i].expand(moving), condition, here, there)
+        sample = own = _step(field, sample, sigmas[i].expand(moving), condition, here, there, own)
     return torch.cat([sample, *reversed(retired)])
 
 
 def _step(
-    field: VelocityField, sample: Tensor, sigma: Tensor, condition: Condition, here: float, there: float
+    field: VelocityField,
+    sample: Tensor,
+    sigma: Tensor,
+    condition: Condition,
+    here: float,
+    there: float,
+    out: Tensor | None,
 ) -> Tensor:
     if isinstance(field, GuidedField) and field.is_linear:
         velocity, uncond = field.branches(sample, sigma, condition)
-        return ops.euler_step(sample, velocity, here, there, uncond=uncond, guidance_scale=field.scale)
-    return ops.euler_step(sample, field(sample, sigma, condition), here, there)
+        return ops.euler_step(
+            sample, velocity, here, there, uncond=uncond, guidance_scale=field.scale, out=out
+        )
+    return ops.euler_step(sample, field(sample, sigma, condition), here, there, out=out)
 
 
 def _check(

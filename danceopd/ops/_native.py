@@ -40,6 +40,7 @@ _danceopd.bind_torch(
         "bool": torch.bool,
         "int64": torch.int64,
         "empty_like": torch.empty_like,
+        "increment_version": torch.autograd.graph.increment_version,
         "storage_bytes": torch.UntypedStorage.nbytes,
         "is_grad_enabled": torch.is_grad_enabled,
         "get_num_threads": torch.get_num_threads,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from danceopd.ops import _checks, _coefficients, _philox
+from danceopd.ops import _checks, _coefficients, _out, _philox
 from danceopd.ops._transition import SDEStep
 
 __all__ = [
@@ -70,13 +70,16 @@ def _velocity(
     return v if uncond is None else _guided(uncond.to(v.dtype), v, scale)
 
 
-def guide(uncond: torch.Tensor, cond: torch.Tensor, scale: _checks.Number) -> torch.Tensor:
+def guide(
+    uncond: torch.Tensor, cond: torch.Tensor, scale: _checks.Number, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """See `danceopd.ops.guide`."""
     _checks.first("uncond", uncond)
     _checks.like("cond", cond, "uncond", uncond, same_dtype=True)
     s = per_sample(_checks.finite("scale", scale, uncond), uncond)
     dtype = compute_dtype(uncond)
-    return _guided(uncond.to(dtype), cond.to(dtype), s).to(uncond.dtype)
+    _out.check(out, "uncond", uncond, {"uncond": uncond, "cond": cond}, scale=scale)
+    return _out.filled(out, _guided(uncond.to(dtype), cond.to(dtype), s).to(uncond.dtype))
 
 
 def euler_step(
@@ -87,6 +90,7 @@ def euler_step(
     *,
     uncond: torch.Tensor | None = None,
     guidance_scale: _checks.Number = 1.0,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `danceopd.ops.euler_step`."""
     _checks.beside("sample", sample, velocity=velocity)
@@ -94,7 +98,16 @@ def euler_step(
     now, then = _sigmas(sample, sigma=sigma, sigma_next=sigma_next)
     _checks.descending(sigma, sigma_next)
     v = _velocity(sample, velocity, uncond, guidance_scale)
-    return (sample.to(v.dtype) + times(then - now, v)).to(sample.dtype)
+    _out.check(
+        out,
+        "sample",
+        sample,
+        {"sample": sample, "velocity": velocity, "uncond": uncond},
+        sigma=sigma,
+        sigma_next=sigma_next,
+        guidance_scale=None if uncond is None else guidance_scale,
+    )
+    return _out.filled(out, (sample.to(v.dtype) + times(then - now, v)).to(sample.dtype))
 
 
 def heun_step(
@@ -103,6 +116,8 @@ def heun_step(
     velocity_next: torch.Tensor,
     sigma: _checks.Number,
     sigma_next: _checks.Number,
+    *,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `danceopd.ops.heun_step`."""
     _checks.beside("sample", sample, velocity=velocity, velocity_next=velocity_next)
@@ -110,7 +125,15 @@ def heun_step(
     _checks.descending(sigma, sigma_next)
     dtype = compute_dtype(sample)
     twice = velocity.to(dtype) + velocity_next.to(dtype)
-    return (sample.to(dtype) + times(0.5 * (then - now), twice)).to(sample.dtype)
+    _out.check(
+        out,
+        "sample",
+        sample,
+        {"sample": sample, "velocity": velocity, "velocity_next": velocity_next},
+        sigma=sigma,
+        sigma_next=sigma_next,
+    )
+    return _out.filled(out, (sample.to(dtype) + times(0.5 * (then - now), twice)).to(sample.dtype))
 
 
 def ab2_step(
@@ -123,6 +146,7 @@ def ab2_step(
     *,
     uncond: torch.Tensor | None = None,
     guidance_scale: _checks.Number = 1.0,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `danceopd.ops.ab2_step`."""
     _checks.beside("sample", sample, velocity=velocity, velocity_previous=velocity_previous)
@@ -133,7 +157,17 @@ def ab2_step(
     v = _velocity(sample, velocity, uncond, guidance_scale)
     this, previous = _coefficients.ab2(before, now, then)
     moved = times(this, v) + times(previous, velocity_previous.to(v.dtype))
-    return (sample.to(v.dtype) + moved).to(sample.dtype)
+    _out.check(
+        out,
+        "sample",
+        sample,
+        {"sample": sample, "velocity": velocity, "velocity_previous": velocity_previous, "uncond": uncond},
+        sigma_previous=sigma_previous,
+        sigma=sigma,
+        sigma_next=sigma_next,
+        guidance_scale=None if uncond is None else guidance_scale,
+    )
+    return _out.filled(out, (sample.to(v.dtype) + moved).to(sample.dtype))
 
 
 def dpmpp_2m_step(
@@ -228,18 +262,27 @@ def sde_step(
     )
 
 
-def add_noise(clean: torch.Tensor, noise: torch.Tensor, sigma: _checks.Number) -> torch.Tensor:
+def add_noise(
+    clean: torch.Tensor, noise: torch.Tensor, sigma: _checks.Number, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """See `danceopd.ops.add_noise`."""
     _checks.beside("clean", clean, noise=noise)
     s = per_sample(_checks.sigma("sigma", sigma, clean), clean)
     dtype = compute_dtype(clean)
-    return (times(1.0 - s, clean.to(dtype)) + times(s, noise.to(dtype))).to(clean.dtype)
+    _out.check(out, "clean", clean, {"clean": clean, "noise": noise}, sigma=sigma)
+    return _out.filled(out, (times(1.0 - s, clean.to(dtype)) + times(s, noise.to(dtype))).to(clean.dtype))
 
 
-def blend(fields: Sequence[torch.Tensor], weights: torch.Tensor | Sequence[float]) -> torch.Tensor:
+def blend(
+    fields: Sequence[torch.Tensor],
+    weights: torch.Tensor | Sequence[float],
+    *,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """See `danceopd.ops.blend`."""
     fields = _checks.fields(fields)
     checked = _checks.weights(weights, fields)
+    _out.check(out, "fields[0]", fields[0], _out.named(fields), weights=weights)
     dtype, total = compute_dtype(fields[0]), None
     for k, field in enumerate(fields):
         weight: float | torch.Tensor
@@ -250,7 +293,7 @@ def blend(fields: Sequence[torch.Tensor], weights: torch.Tensor | Sequence[float
         term = times(weight, field.to(dtype))
         total = term if total is None else total + term
     assert total is not None  # fields is not empty
-    return total.to(fields[0].dtype)
+    return _out.filled(out, total.to(fields[0].dtype))
 
 
 def route(fields: Sequence[torch.Tensor], index: torch.Tensor) -> torch.Tensor:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import torch
 from torch.compiler import is_dynamo_compiling
 
-from danceopd.ops import _backend, _checks, _library, _native, reference  # noqa: F401  (registers the ops)
+from danceopd.ops import _backend, _checks, _library, _native, _out, reference  # noqa: F401  (registers the ops)
 
 Number = float | torch.Tensor
 
 
-def guide(uncond: torch.Tensor, cond: torch.Tensor, scale: Number) -> torch.Tensor:
+def guide(
+    uncond: torch.Tensor, cond: torch.Tensor, scale: Number, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Classifier-free guidance, `uncond + scale * (cond - uncond)`.
 
     Args:
         uncond: velocity without the condition, [B, ...].
         cond: velocity with it; same shape, dtype and device.
         scale: 1 returns `cond` up to rounding, 0 returns `uncond`; a float, or [B] for one per sample.
+        out: where the result goes: contiguous, of its shape, dtype and device. It may be one of the
+            fields itself, shares no memory with the arguments otherwise, and none of them may require grad.
+            None: a fresh tensor.
 
     Returns:
         A contiguous tensor of the fields' dtype, computed in float32 (float64 for float64). Differentiable
@@ -26,15 +31,16 @@ def guide(uncond: torch.Tensor, cond: torch.Tensor, scale: Number) -> torch.Tens
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
     if _backend.native and not is_dynamo_compiling():
-        fast: torch.Tensor | None = _native.guide(False, uncond, cond, scale)
+        fast: torch.Tensor | None = _native.guide(False, uncond, cond, scale, out)
         if fast is not None:
             return fast
-    if not _backend.takes_native(uncond, cond):
-        return reference.guide(uncond, cond, scale)
+    if not _backend.takes_native(uncond, cond, out):
+        return reference.guide(uncond, cond, scale, out=out)
     _checks.first("uncond", uncond)
     _checks.like("cond", cond, "uncond", uncond, same_dtype=True)
+    _out.check(out, "uncond", uncond, {"uncond": uncond, "cond": cond}, scale=scale)
     result: torch.Tensor = torch.ops.danceopd.guide(uncond, cond, *_checks.finite("scale", scale, uncond))
-    return result
+    return _out.filled(out, result)
 
 
 def euler_step(
@@ -45,6 +51,7 @@ def euler_step(
     *,
     uncond: torch.Tensor | None = None,
     guidance_scale: Number = 1.0,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One Euler step of dx/dsigma = v, `sample + (sigma_next - sigma) * v`.
 
@@ -57,6 +64,9 @@ def euler_step(
         uncond: velocity without the condition. When given, v is `guide(uncond, velocity, guidance_scale)`, in
             the same pass.
         guidance_scale: a float or [B]; counts only with `uncond`.
+        out: where the result goes: contiguous, of its shape, dtype and device. It may be one of the
+            tensors itself, shares no memory with the arguments otherwise, and none of them may require grad.
+            None: a fresh tensor.
 
     Returns:
         The next state, contiguous, in the sample's dtype, computed in float32 (float64 for float64).
@@ -67,21 +77,30 @@ def euler_step(
     """
     if _backend.native and not is_dynamo_compiling():
         fast: torch.Tensor | None = _native.euler_step(
-            False, sample, velocity, uncond, sigma, sigma_next, guidance_scale
+            False, sample, velocity, uncond, sigma, sigma_next, guidance_scale, out
         )
         if fast is not None:
             return fast
-    if not _backend.takes_native(sample, velocity, uncond):
+    if not _backend.takes_native(sample, velocity, uncond, out):
         return reference.euler_step(
-            sample, velocity, sigma, sigma_next, uncond=uncond, guidance_scale=guidance_scale
+            sample, velocity, sigma, sigma_next, uncond=uncond, guidance_scale=guidance_scale, out=out
         )
     _checks.beside("sample", sample, velocity=velocity)
     _checks.perhaps("sample", sample, uncond=uncond)
     now, then = _checks.sigma("sigma", sigma, sample), _checks.sigma("sigma_next", sigma_next, sample)
     _checks.descending(sigma, sigma_next)
     scale = _checks.finite("guidance_scale", guidance_scale, sample)
+    _out.check(
+        out,
+        "sample",
+        sample,
+        {"sample": sample, "velocity": velocity, "uncond": uncond},
+        sigma=sigma,
+        sigma_next=sigma_next,
+        guidance_scale=guidance_scale,
+    )
     result: torch.Tensor = torch.ops.danceopd.euler_step(sample, velocity, uncond, *now, *then, *scale)
-    return result
+    return _out.filled(out, result)
 
 
 def heun_step(
@@ -90,6 +109,8 @@ def heun_step(
     velocity_next: torch.Tensor,
     sigma: Number,
     sigma_next: Number,
+    *,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Heun's second-order step, `sample + (sigma_next - sigma) * (velocity + velocity_next) / 2`.
 
@@ -99,6 +120,9 @@ def heun_step(
         velocity_next: v at the state that `euler_step` reaches with `velocity`.
         sigma: noise level of the state in [0, 1]; a float, or [B] for one per sample.
         sigma_next: noise level to reach, at most `sigma`, as in `euler_step`.
+        out: where the result goes: contiguous, of its shape, dtype and device. It may be one of the
+            tensors itself, shares no memory with the arguments otherwise, and none of them may require grad.
+            None: a fresh tensor.
 
     Returns:
         The next state, contiguous, in the sample's dtype, computed in float32 (float64 for float64).
@@ -109,17 +133,25 @@ def heun_step(
     """
     if _backend.native and not is_dynamo_compiling():
         fast: torch.Tensor | None = _native.heun_step(
-            False, sample, velocity, velocity_next, sigma, sigma_next
+            False, sample, velocity, velocity_next, sigma, sigma_next, out
         )
         if fast is not None:
             return fast
-    if not _backend.takes_native(sample, velocity, velocity_next):
-        return reference.heun_step(sample, velocity, velocity_next, sigma, sigma_next)
+    if not _backend.takes_native(sample, velocity, velocity_next, out):
+        return reference.heun_step(sample, velocity, velocity_next, sigma, sigma_next, out=out)
     _checks.beside("sample", sample, velocity=velocity, velocity_next=velocity_next)
     now, then = _checks.sigma("sigma", sigma, sample), _checks.sigma("sigma_next", sigma_next, sample)
     _checks.descending(sigma, sigma_next)
+    _out.check(
+        out,
+        "sample",
+        sample,
+        {"sample": sample, "velocity": velocity, "velocity_next": velocity_next},
+        sigma=sigma,
+        sigma_next=sigma_next,
+    )
     result: torch.Tensor = torch.ops.danceopd.heun_step(sample, velocity, velocity_next, *now, *then)
-    return result
+    return _out.filled(out, result)
 
 
 def ab2_step(
@@ -132,6 +164,7 @@ def ab2_step(
     *,
     uncond: torch.Tensor | None = None,
     guidance_scale: Number = 1.0,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Adams-Bashforth's second-order step over uneven sigmas: one velocity per step, and the one before.
 
@@ -150,6 +183,9 @@ def ab2_step(
         uncond: velocity without the condition. When given, v is `guide(uncond, velocity, guidance_scale)`, in
             the same pass.
         guidance_scale: a float or [B]; counts only with `uncond`.
+        out: where the result goes: contiguous, of its shape, dtype and device. It may be one of the
+            tensors itself, shares no memory with the arguments otherwise, and none of them may require grad.
+            None: a fresh tensor.
 
     Returns:
         The next state, contiguous, in the sample's dtype, computed in float32 (float64 for float64).
@@ -170,10 +206,11 @@ def ab2_step(
             sigma,
             sigma_next,
             guidance_scale,
+            out,
         )
         if fast is not None:
             return fast
-    if not _backend.takes_native(sample, velocity, velocity_previous, uncond):
+    if not _backend.takes_native(sample, velocity, velocity_previous, uncond, out):
         return reference.ab2_step(
             sample,
             velocity,
@@ -183,6 +220,7 @@ def ab2_step(
             sigma_next,
             uncond=uncond,
             guidance_scale=guidance_scale,
+            out=out,
         )
     _checks.beside("sample", sample, velocity=velocity, velocity_previous=velocity_previous)
     _checks.perhaps("sample", sample, uncond=uncond)
@@ -191,10 +229,20 @@ def ab2_step(
     _checks.descending(sigma, sigma_next)
     _checks.moved(sigma_previous, sigma, sigma_next)
     scale = _checks.finite("guidance_scale", guidance_scale, sample)
+    _out.check(
+        out,
+        "sample",
+        sample,
+        {"sample": sample, "velocity": velocity, "velocity_previous": velocity_previous, "uncond": uncond},
+        sigma_previous=sigma_previous,
+        sigma=sigma,
+        sigma_next=sigma_next,
+        guidance_scale=guidance_scale,
+    )
     result: torch.Tensor = torch.ops.danceopd.ab2_step(
         sample, velocity, velocity_previous, uncond, *before, *now, *then, *scale
     )
-    return result
+    return _out.filled(out, result)
 
 
 def dpmpp_2m_step(
@@ -252,13 +300,18 @@ def dpmpp_2m_step(
     return reached, clean
 
 
-def add_noise(clean: torch.Tensor, noise: torch.Tensor, sigma: Number) -> torch.Tensor:
+def add_noise(
+    clean: torch.Tensor, noise: torch.Tensor, sigma: Number, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """The interpolant of rectified flow, `(1 - sigma) * clean + sigma * noise`.
 
     Args:
         clean: data, [B, ...].
         noise: same shape and device, any dtype but float64 (float64 goes with float64).
         sigma: noise level in [0, 1]; a float, or [B] for one per sample.
+        out: where the result goes: contiguous, of its shape, dtype and device. It may be one of the
+            tensors itself, shares no memory with the arguments otherwise, and none of them may require grad.
+            None: a fresh tensor.
 
     Returns:
         The state at `sigma`, contiguous, in the dtype of `clean`, computed in float32 (float64 for float64).
@@ -268,11 +321,12 @@ def add_noise(clean: torch.Tensor, noise: torch.Tensor, sigma: Number) -> torch.
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
     if _backend.native and not is_dynamo_compiling():
-        fast: torch.Tensor | None = _native.add_noise(False, clean, noise, sigma)
+        fast: torch.Tensor | None = _native.add_noise(False, clean, noise, sigma, out)
         if fast is not None:
             return fast
-    if not _backend.takes_native(clean, noise):
-        return reference.add_noise(clean, noise, sigma)
+    if not _backend.takes_native(clean, noise, out):
+        return reference.add_noise(clean, noise, sigma, out=out)
     _checks.beside("clean", clean, noise=noise)
+    _out.check(out, "clean", clean, {"clean": clean, "noise": noise}, sigma=sigma)
     result: torch.Tensor = torch.ops.danceopd.add_noise(clean, noise, *_checks.sigma("sigma", sigma, clean))
-    return result
+    return _out.filled(out, result)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from danceopd import ops
 from danceopd.flow import GuidedField, ModelField, SigmaGrid, VelocityField, rollout
 
 from .toys import Recorder, ToyCondition, ToyModel, draw_condition, draw_sample, predict
@@ -139,3 +140,47 @@ def test_other_bad_input_is_refused() -> None:
         rollout(PLAIN, draw_sample(0), GRID, draw_condition(0))
     with pytest.raises(ValueError, match="batch_size must be at least 1, but got 0"):
         rollout(PLAIN, draw_sample(2), GRID, draw_condition(2), batch_size=0)
+
+
+@torch.no_grad()
+def stepped_afresh(field: VelocityField, noise: Tensor, condition: ToyCondition, stop: Tensor) -> Tensor:
+    """A rollout in which no step writes over anything; the batches shrink as in `rollout`."""
+    order = torch.argsort(stop, descending=True, stable=True)
+    sample, condition, left = noise.float()[order], condition.take(order), stop[order]
+    ended = torch.empty_like(sample)
+    for i in range(int(stop.max()) + 1):
+        moving = int((left > i).sum())
+        ended[moving : len(sample)] = sample[moving:]
+        sample, condition = sample[:moving].clone(), condition.take(torch.arange(moving))
+        if moving:
+            velocity = field(sample.clone(), GRID.tensor()[i].expand(moving), condition)
+            sample = ops.euler_step(sample, velocity, GRID.values[i], GRID.values[i + 1])
+    return ended[torch.argsort(order)]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    stops=st.lists(st.integers(0, GRID.num_steps), min_size=1, max_size=9),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_steps_in_place_end_in_the_bits_of_fresh_ones(stops: list[int], dtype: torch.dtype) -> None:
+    noise, condition, stop = (
+        draw_sample(len(stops)).to(dtype),
+        draw_condition(len(stops)),
+        torch.tensor(stops),
+    )
+    before = noise.clone()
+    out = rollout(PLAIN, noise, GRID, condition, stop=stop)
+    assert torch.equal(out.sample, stepped_afresh(PLAIN, noise, condition, stop))
+    assert torch.equal(noise, before)
+    assert out.sample.untyped_storage().data_ptr() != noise.untyped_storage().data_ptr()
+
+
+def test_the_sample_may_be_its_own_velocity() -> None:
+    noise, condition, stop = draw_sample(3), draw_condition(3), torch.tensor([8, 3, 0])
+
+    def itself(sample: Tensor, sigma: Tensor, condition: ToyCondition) -> Tensor:
+        return sample
+
+    out = rollout(itself, noise, GRID, condition, stop=stop)
+    assert torch.equal(out.sample, stepped_afresh(itself, noise, condition, stop))

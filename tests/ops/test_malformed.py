@@ -156,6 +156,9 @@ def test_random_calls(name: str) -> None:
                     options[p.name] = value
             else:
                 arguments.append(value)
+        tensors_given = [a for a in arguments if isinstance(a, torch.Tensor)]
+        if "out" in likely and tensors_given and pick.random() < 0.3:
+            options["out"] = pick.choice(tensors_given)
         try:
             with torch.set_grad_enabled(pick.random() < 0.5):
                 call(*arguments, **options)

@@ -55,7 +55,7 @@ def test_use_switches_and_restores(monkeypatch: pytest.MonkeyPatch) -> None:
     x = operands((2, 33), torch.bfloat16)
     calls: list[str] = []
     right = ops.reference.guide
-    monkeypatch.setattr(ops.reference, "guide", lambda *a: calls.append("guide") or right(*a))
+    monkeypatch.setattr(ops.reference, "guide", lambda *a, **k: calls.append("guide") or right(*a, **k))
     ops.guide(x[0], x[1], 2.0)
     assert calls == [] and ops.build_info().backend == "native"
     with ops.use("reference"):
@@ -213,7 +213,7 @@ with warnings.catch_warnings(record=True) as said:
     from danceopd import ops
 print(len([w for w in said if "danceopd's ops take a slower way" in str(w.message)]))
 x, v = torch.ones(2, 3), torch.ones(2, 3)
-print(ops._native.guide(False, x, v, 2.0), ops.guide(x, v, 2.0).sum().item())
+print(ops._native.guide(False, x, v, 2.0, None), ops.guide(x, v, 2.0).sum().item())
 """
     done = python(code)
     assert done.stdout.split() == ["2", "None", "6.0"], done.stderr

@@ -17,7 +17,7 @@ Tensor = torch.Tensor
 def _blend(fields: list[Tensor], weights: Tensor | None, numbers: list[float] | None) -> Tensor:
     fields = [field.contiguous() for field in fields]
     w = list(numbers or ()) if weights is None else weights.contiguous()
-    return run(_native.blend, lambda: reference.blend(fields, w), fields[0], fields, w)
+    return run(_native.blend, lambda: reference.blend(fields, w), fields[0], fields, w, None)
 
 
 def _blend_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

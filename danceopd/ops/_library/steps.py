@@ -31,7 +31,8 @@ def _register_step(
         given += [
             pick(number, each) for number, each in zip(args[count::2], args[count + 1 :: 2], strict=True)
         ]
-        return run(native, lambda: twin(**dict(zip(names, given, strict=True))), given[0], *given)
+        fresh = () if outputs > 1 else (None,)  # the argument `out` of the extension's calls
+        return run(native, lambda: twin(**dict(zip(names, given, strict=True))), given[0], *given, *fresh)
 
     def fake(first: Tensor, *_: Any) -> Any:
         return like(first) if outputs == 1 else tuple(like(first) for _ in range(outputs))
