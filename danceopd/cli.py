@@ -345,7 +345,7 @@ def export(
 
     The export is loaded back in a fresh process and its velocity compared with the student's.
     """
-    from danceopd.families.export import export_student
+    from danceopd.families.export import ExportError, export_student
     from danceopd.families.pretrained import PretrainedFamily
     from danceopd.training import load_student
 
@@ -355,9 +355,13 @@ def export(
             f"'{run}' is of the family '{loaded.family.name}', whose students are exported as training ends: "
             "take the file in its folder."
         )
-    exported = export_student(
-        loaded.family, loaded.student, out or run / f"export-{format}", cast(Any, format)
-    )
+    try:
+        exported = export_student(
+            loaded.family, loaded.student, out or run / f"export-{format}", cast(Any, format)
+        )
+    except ExportError as error:
+        typer.echo(f"danceopd: {error}", err=True)
+        raise typer.Exit(1) from None
     typer.echo(
         f"loaded back with an error of {exported.error:.1e}, where the base is {exported.effect:.1e} away",
         err=True,

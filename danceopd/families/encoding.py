@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from danceopd.data import TensorCache, content_key, weights_fingerprint
+from danceopd.data import TensorCache, content_key, nearest_bucket, weights_fingerprint
 from danceopd.families.base import Example, Examples
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import Encoded, PromptRow, RowsCondition
 from danceopd.families.conventions import Conventions
 
+_KEPT = 0.75  # of a source's area, where it is cropped to a size that it can share
 _FORMAT = 1  # of what is cached; raised when an adapter encodes differently than before
 
 
@@ -32,7 +33,7 @@ class Encoder:
         conventions: its family's conventions.
         dtype: of the encoders.
         device: where they run.
-        max_area: pixels of a source image at most; larger ones are scaled down.
+        sizes: what larger source images are brought to, the one of the nearest aspect ratio.
     """
 
     def __init__(
@@ -42,13 +43,13 @@ class Encoder:
         dtype: torch.dtype,
         device: torch.device,
         *,
-        max_area: int,
+        sizes: Sequence[tuple[int, int]],
     ) -> None:
         self._checkpoint = checkpoint
         self._conventions = conventions
         self._dtype = dtype
         self._device = device
-        self._max_area = max_area
+        self._sizes = sizes
         self._pipe: Any = None
         self._can_encode = False
         self._fingerprint = ""
@@ -67,6 +68,7 @@ class Encoder:
     ) -> EncodedRows:
         """All rows of a route, each encoded once in the life of `folder`."""
         cache = TensorCache(folder)
+        there: set[str] = set()
         entries, shapes = [], []
         positions = track(
             range(len(examples)),
@@ -77,7 +79,7 @@ class Encoder:
         )
         for position in positions:
             example = examples[position]
-            entries.append(self._cached(example, cache))
+            entries.append(self._cached(example, cache, there))
             shapes.append(shape(example))
         return EncodedRows(cache, entries, shapes, self._device)
 
@@ -86,7 +88,7 @@ class Encoder:
         self._check_number(example)
         for source in example.sources:
             _, height, width = source.shape
-            fitted_size(height, width, self._max_area, self._conventions.multiple)
+            fitted_size(height, width, self._sizes, self._conventions.multiple)
 
     @torch.no_grad()
     def decode(self, sample: Tensor) -> Tensor:
@@ -101,7 +103,8 @@ class Encoder:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _cached(self, example: Example, cache: TensorCache) -> _Entry:
+    def _cached(self, example: Example, cache: TensorCache, there: set[str]) -> _Entry:
+        """The keys of a row, put into the cache where they are not; `there` are those that need no look."""
         sources = self._sources(example)
         seen = self._conventions.read_with_prompt(sources)
 
@@ -109,8 +112,9 @@ class Encoder:
             return content_key(self._identity(), "prompt", prompt, *seen)
 
         def keep(key: str, encode: Callable[[], Encoded]) -> str:
-            if cache.get(key) is None:
+            if key not in there and cache.get(key) is None:
                 cache.put(key, {name: tensor.cpu() for name, tensor in encode().items()})
+            there.add(key)
             return key
 
         negative = self._conventions.negative_prompt
@@ -125,7 +129,7 @@ class Encoder:
 
     def _sources(self, example: Example) -> list[Tensor]:
         self._check_number(example)
-        return [fit_source(source, self._max_area, self._conventions.multiple) for source in example.sources]
+        return [fit_source(source, self._sizes, self._conventions.multiple) for source in example.sources]
 
     def _check_number(self, example: Example) -> None:
         if self._conventions.needs_source and not example.sources:
@@ -220,21 +224,23 @@ class EncodedRows:
         return tensors
 
 
-def fit_source(source: Tensor, max_area: int, multiple: int) -> Tensor:
-    """A source image whose area is `max_area` at most and whose sides are multiples of `multiple`.
+def fit_source(source: Tensor, sizes: Sequence[tuple[int, int]], multiple: int) -> Tensor:
+    """A source image at one of `sizes`, or smaller; its sides are multiples of `multiple`.
 
-    Scaled down where it is larger, keeping its aspect ratio, then center-cropped; never scaled up.
+    A larger one is scaled down to cover the size nearest to its aspect ratio, which is also that of the image
+    to be made of it: rows of different photographs then share a forward. A smaller one keeps its size. What
+    is left over is cropped around the center; nothing is ever scaled up.
 
     Args:
         source: uint8 [3, H, W].
-        max_area: in pixels.
+        sizes: height and width in pixels, multiples of `multiple`; see `danceopd.data.buckets`.
         multiple: at least 1.
 
     Raises:
         ValueError: a side is shorter than `multiple`.
     """
     _, height, width = source.shape
-    (scaled_height, scaled_width), (rows, columns) = fitted_size(height, width, max_area, multiple)
+    (scaled_height, scaled_width), (rows, columns) = fitted_size(height, width, sizes, multiple)
     if (scaled_height, scaled_width) != (height, width):
         image = Image.fromarray(np.ascontiguousarray(source.permute(1, 2, 0).numpy()))
         resized = np.asarray(image.resize((scaled_width, scaled_height), Image.Resampling.LANCZOS))
@@ -244,15 +250,21 @@ def fit_source(source: Tensor, max_area: int, multiple: int) -> Tensor:
 
 
 def fitted_size(
-    height: int, width: int, max_area: int, multiple: int
+    height: int, width: int, sizes: Sequence[tuple[int, int]], multiple: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Height and width to which `fit_source` scales an image, and those to which it then crops it.
 
     Raises:
         ValueError: as `fit_source`.
     """
-    if height * width > max_area:
-        factor = (max_area / (height * width)) ** 0.5
+    rows, columns = nearest_bucket(height, width, sizes)
+    if height * width > rows * columns:
+        factor = max(rows / height, columns / width)
+        scaled = max(rows, round(height * factor)), max(columns, round(width * factor))
+        if factor <= 1.0 and rows * columns >= _KEPT * scaled[0] * scaled[1]:
+            return scaled, (rows, columns)
+        # A strip, of which no size would leave enough: it keeps its aspect ratio.
+        factor = min(1.0, (max(h * w for h, w in sizes) / (height * width)) ** 0.5)
         height, width = max(1, int(height * factor)), max(1, int(width * factor))
     rows, columns = height // multiple * multiple, width // multiple * multiple
     if not rows or not columns:

@@ -23,12 +23,17 @@ from danceopd.families.lora import Factors, Lora, is_factor, linear_layers
 from danceopd.families.pretrained import STUDENT, PretrainedFamily
 from danceopd.families.students import LORA_FILE
 from danceopd.files import write_whole
+from danceopd.flow import AdapterField, ModelField, VelocityField
 
 Format = Literal["diffusers", "peft", "comfyui"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
 
 _COMFYUI_FILE: Final = "comfyui_lora.safetensors"
 _PROBE_PROMPT: Final = "a photograph of a red house behind a green tree"
+
+
+class ExportError(Exception):
+    """An export that does not come back as the student."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def export_student(family: PretrainedFamily, student: Student, folder: Path, for
     Raises:
         ValueError: the format cannot hold the student, the folder is there already, or the student does not
             differ from its base.
-        RuntimeError: what was written does not come back as the student; nothing stays behind.
+        ExportError: what was written does not come back as the student; nothing stays behind.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, but got '{format}': name one.")
@@ -152,6 +157,7 @@ class _Probe:
         sources = (pixels,) if family.conventions.needs_source else ()
         example = Example(_PROBE_PROMPT, sources, size=(side, side))
         condition = family.encode([example])
+        family.release_encoders()
         sample = torch.randn(1, *family.shape(example), generator=generator).to(family.device)
         sigma = torch.tensor([0.6], device=family.device)
         (row,) = condition.rows
@@ -160,8 +166,12 @@ class _Probe:
         for number, source in enumerate(row.sources):
             inputs |= {f"source{number}.{name}": tensor for name, tensor in source.items()}
         predict = student.field.predict  # type: ignore[attr-defined]
-        plain = nn.Module.to(family.checkpoint.transformer(family.dtype), family.device)
-        base = predict(plain, sample, sigma, condition).float()
+        if any(is_factor(name, STUDENT) for name, _ in student.module.named_parameters()):
+            beneath: VelocityField = AdapterField(student.module, None, predict)
+        else:
+            plain = nn.Module.to(family.checkpoint.transformer(family.dtype), family.device)
+            beneath = ModelField(plain, predict)
+        base = beneath(sample, sigma, condition).float()
         return cls(inputs, student.field(sample, sigma, condition).float(), base, predict.guidance)
 
     def read_back(self, family: PretrainedFamily, folder: Path, format: str) -> tuple[float, float]:
@@ -174,7 +184,7 @@ class _Probe:
         # Rounding of other kernels and of merged scales, and far less than what the student has learned.
         allowed = max(0.1 * effect, 1e-5)
         if not error <= allowed:
-            raise RuntimeError(
+            raise ExportError(
                 f"the {format} export does not come back as the student: its velocity is {error:.1e} away, "
                 f"of {effect:.1e} that the student has learned; nothing was kept."
             )
@@ -195,7 +205,7 @@ class _Probe:
         outcome = subprocess.run(command, capture_output=True, text=True, check=False)
         if outcome.returncode != 0:
             reason = outcome.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise RuntimeError(f"the {format} export cannot be loaded back ({reason[0]}); nothing was kept.")
+            raise ExportError(f"the {format} export cannot be loaded back ({reason[0]}); nothing was kept.")
         velocity = load_file(answer)["velocity"]
         question.unlink()
         answer.unlink()
@@ -206,4 +216,4 @@ def _distance(value: Tensor, reference: Tensor) -> float:
     return float((value - reference).abs().max() / reference.abs().max())
 
 
-__all__ = ["FORMATS", "LORA_FILE", "Exported", "Format", "export_student", "student_lora"]
+__all__ = ["FORMATS", "LORA_FILE", "ExportError", "Exported", "Format", "export_student", "student_lora"]

@@ -12,6 +12,7 @@ import inspect
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,9 @@ def read_lora(
     about = _read_config(config) if config.is_file() else _about(metadata, path)
     raw = _pairs(tensors, about, path)
     names = _layer_names(raw, layers)
+    twice = sorted(str(name) for name, count in Counter(filter(None, names.values())).items() if count > 1)
+    if twice:
+        raise ValueError(f"'{path}' names {_some(twice)} twice, under two prefixes: keep one of each.")
     if all(name is not None for name in names.values()):
         return {str(names[stem]): factors for stem, factors in raw.items()}
     return _convert(pipeline_class, raw, layers, path)
@@ -80,7 +84,12 @@ def _pairs(tensors: Mapping[str, Tensor], about: Mapping[str, Any], path: Path) 
     unused: list[str] = []
     for name, tensor in tensors.items():
         if match := _FACTOR.fullmatch(name):
-            (down if match["a"] else up)[match["stem"]] = tensor
+            part = down if match["a"] else up
+            if match["stem"] in part:
+                raise ValueError(
+                    f"'{path}' holds two factors for '{match['stem']}' ({name}): keep one of them."
+                )
+            part[match["stem"]] = tensor
         elif name.endswith(".alpha"):
             alphas[name.removesuffix(".alpha")] = float(tensor)
         else:

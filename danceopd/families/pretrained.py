@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from danceopd.families.conditions import RowsCondition
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.conventions import Conventions
 from danceopd.families.encoding import EncodedRows, Encoder
-from danceopd.families.lora import Lora, choose_layers, linear_layers, load_adapter, rest_on
+from danceopd.families.lora import Lora, choose_layers, is_factor, linear_layers, load_adapter, rest_on
 from danceopd.families.lora_files import read_lora
 from danceopd.families.placement import OffloadedField, hold_in_int8
 from danceopd.families.students import Start, full_student, is_transformer, lora_student, other_transformer
@@ -99,7 +100,7 @@ class PretrainedFamily:
         self.device = torch.device(device)
         self.resolution = resolution
         self._buckets = buckets(resolution, multiple)
-        self._encoder = Encoder(checkpoint, conventions, dtype, self.device, max_area=resolution**2)
+        self._encoder = Encoder(checkpoint, conventions, dtype, self.device, sizes=self._buckets)
         self._base: nn.Module | None = None
         self._others: dict[tuple[Path, bool, str | None], nn.Module] = {}
         self._fields: dict[Teacher, VelocityField] = {}
@@ -186,6 +187,10 @@ class PretrainedFamily:
         self._encoder.release()
         return prepared
 
+    def release_encoders(self) -> None:
+        """Drop encoders and decoder from memory; they come back when they are needed."""
+        self._encoder.release()
+
     def decode(self, sample: Tensor) -> Tensor:
         """Clean latents [B, C, h, w] as images, uint8 [B, 3, H, W]."""
         return self._encoder.decode(sample)
@@ -222,6 +227,9 @@ class PretrainedFamily:
                         f"the LoRA '{teacher.lora}' of teacher '{teacher.name}' is not for {self.name}: "
                         f"{error}; give one that was trained on this model."
                     ) from None
+                # A block that is recomputed in a backward pass runs the resting adapter, also in layers that
+                # had none before.
+                rest_on(model, STUDENT)
             field: VelocityField = AdapterField(model, adapter, predict)
             self._fields[key] = OffloadedField(field, model, self.device) if teacher.offload else field
         return self.guided(self._fields[key], teacher.guidance_scale)
@@ -236,11 +244,16 @@ class PretrainedFamily:
         config = config.settled("lora")
         start = self._start(config, teachers)
         if config.kind == "full":
-            model = nn.Module.to(self.checkpoint.transformer(self.dtype), self.device)
+            model = self.checkpoint.transformer(self.dtype)
             export = full_student(model, start, self.full_model)
+            nn.Module.to(model, self.device)
             field: VelocityField = ModelField(model, predict)
         else:
             model = self.base
+            if any(is_factor(name, STUDENT) for name, _ in model.named_parameters()):
+                raise ValueError(
+                    "this family has a LoRA student already: load the family again for another one."
+                )
             targets = config.targets or self.conventions.targets
             export = lora_student(model, STUDENT, config, start, targets, self.checkpoint.pipeline_class)
             rest_on(model, STUDENT)
@@ -293,8 +306,13 @@ class PretrainedFamily:
         assert teacher.lora is not None
         return self._read_lora(teacher.lora, teacher.weight_name)
 
+    @cached_property
+    def _layers(self) -> frozenset[str]:
+        """Names of the transformer's linear layers, without its weights."""
+        return frozenset(linear_layers(self.checkpoint.outline()))
+
     def _read_lora(self, path: str, weight_name: str | None = None) -> Lora:
-        return read_lora(self.checkpoint.pipeline_class, linear_layers(self.base), path, weight_name)
+        return read_lora(self.checkpoint.pipeline_class, self._layers, path, weight_name)
 
     def full_model(self, path: str) -> nn.Module:
         """A frozen transformer with full weights of its own, on the CPU; see `other_transformer`."""
@@ -331,6 +349,8 @@ class PretrainedFamily:
         known = {teacher.name: teacher for teacher in teachers}
         start = Start()
         for name, factor in names.items():
+            if name == "base":  # whatever a teacher is called
+                continue
             if name in known:
                 teacher = known[name]
                 if teacher.checkpoint is not None:
@@ -339,7 +359,7 @@ class PretrainedFamily:
                     start.loras.append((self.lora(teacher), factor * teacher.scale))
             elif is_transformer(name):
                 start.checkpoints.append((name, factor))
-            elif name != "base":
+            else:
                 start.loras.append((self._read_lora(name), factor))
         return start
 

@@ -109,14 +109,14 @@ def _fill(model: nn.Module, adapter: str, loras: list[tuple[Lora, float]], rank:
     for name, value in fresh.items():
         layer, _, part = name.partition(".lora_")
         if part.startswith("A") and (factors := combine(loras, layer, rank, scale)) is not None:
-            used = factors.a.abs().sum(dim=1) > 0
-            a = torch.where(used[:, None], factors.a.to(value), value.detach())
+            a = factors.a.to(value)
+            a = torch.where(a.abs().sum(dim=1, keepdim=True) > 0, a, value.detach())
             filled[layer] = Factors(a, factors.b, factors.scale)
     set_factors(model, adapter, filled)
 
 
 def full_student(model: nn.Module, start: Start, full_model: Callable[[str], nn.Module]) -> Export:
-    """Put the start into a model of the student's own and say how it is exported.
+    """Put the start into a model of the student's own, on the CPU, and say how it is exported.
 
     Raises:
         ValueError: a checkpoint or adapter of the start is of another model.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from danceopd.data import buckets
 from danceopd.families import Example, load_family
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import RowsCondition
@@ -120,7 +121,7 @@ def image(height: int, width: int) -> Tensor:
     ],
 )
 def test_sources_are_scaled_down_and_cropped_never_up(size: tuple[int, int], fitted: tuple[int, int]) -> None:
-    source = fit_source(image(*size), max_area=64 * 64, multiple=16)
+    source = fit_source(image(*size), buckets(64, 16), multiple=16)
     assert source.shape == (3, *fitted) and source.dtype == torch.uint8
     if size == fitted:
         assert torch.equal(source, image(*size))
@@ -128,7 +129,7 @@ def test_sources_are_scaled_down_and_cropped_never_up(size: tuple[int, int], fit
 
 def test_a_source_that_is_too_small_or_too_many_is_refused() -> None:
     with pytest.raises(ValueError, match="a source image of 8 x 40 pixels is too small"):
-        fit_source(image(8, 40), max_area=64 * 64, multiple=16)
+        fit_source(image(8, 40), buckets(64, 16), multiple=16)
     family = load_family(folder_of("sd3"), resolution=32)
     with pytest.raises(ValueError, match="sources holds 1 images, but Stable Diffusion 3 has no editing"):
         family.encode([Example("x", (image(32, 32),))])

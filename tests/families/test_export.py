@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from danceopd.families import Student, StudentConfig, load_family
 from danceopd.families import export as export_module
-from danceopd.families.export import FORMATS, export_student
+from danceopd.families.export import FORMATS, ExportError, export_student
 from danceopd.families.lora import linear_layers
 from danceopd.families.lora_files import read_lora
 from danceopd.families.pretrained import PretrainedFamily
@@ -128,7 +128,7 @@ def test_an_export_that_is_not_the_student_is_an_error(
         return path
 
     monkeypatch.setattr(export_module, "_write", broken)
-    with pytest.raises(RuntimeError, match=words) as caught:
+    with pytest.raises(ExportError, match=words) as caught:
         export_student(family, student, tmp_path / "out", "peft")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -159,3 +159,14 @@ def test_the_file_in_a_folder_is_named_where_there_are_several(tmp_path: Path) -
     assert "weight_name is 'b.safetensors', but lora names the file" in refusal(
         "sd3", tmp_path / "a.safetensors", "b.safetensors"
     )
+
+
+def test_a_factor_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = make_lora(pipeline_of("sd3").transformer, tmp_path).path
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith(".lora_A.weight"))
+    save_file(tensors | {name.replace("lora_A", "lora_A.default"): tensors[name].clone()}, path)
+    assert "holds two factors for" in refusal("sd3", path)
+    other = {key.replace("transformer.", "", 1): tensor.clone() for key, tensor in tensors.items()}
+    save_file(tensors | other, path)
+    assert "twice, under two prefixes" in refusal("sd3", path)

@@ -133,7 +133,10 @@ def test_combine_is_the_best_of_its_rank() -> None:
     assert combine(parts, "z", 3, 1.0) is None
 
 
-def test_gradient_checkpointing_changes_no_gradient() -> None:
+@pytest.mark.parametrize("wide", [False, True], ids=["same-layers", "layers-of-the-teacher-alone"])
+def test_gradient_checkpointing_changes_no_gradient(wide: bool, tmp_path: Path) -> None:
+    more = ("to_q", "to_k", "to_v", "ff.net.2") if wide else None
+    teacher = make_lora(tiny.build(KIND).transformer, tmp_path, targets=more, seed=1)
     gradients = []
     for checkpointing in (False, True):
         family = new_family()
@@ -143,7 +146,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         student = family.student(
             StudentConfig(rank=RANK, init=lora_of(2), gradient_checkpointing=checkpointing)
         )
-        one_update(family, student, [family.teacher(Teacher("one", lora=lora_of(1)))])
+        one_update(family, student, [family.teacher(Teacher("one", lora=str(teacher.path)))])
         gradients.append({name: p.grad for name, p in trained(student).items()})
     for name, gradient in gradients[0].items():
         assert gradient is not None
@@ -197,3 +200,23 @@ def test_a_start_that_cannot_be_is_one_sentence(settings: dict[str, Any], words:
     with pytest.raises(ValueError) as caught:
         new_family().student(StudentConfig(**settings), teachers)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_base_is_the_base_whatever_a_teacher_is_called() -> None:
+    family = new_family()
+    base = velocity(family, family.teacher(Teacher("x")))
+    student = family.student(StudentConfig(rank=2), [Teacher("base", lora=lora_of(1))])
+    assert torch.equal(velocity(family, student.field), base)
+
+
+def test_a_family_holds_one_lora_student() -> None:
+    family = new_family()
+    family.student(StudentConfig(rank=2))
+    with pytest.raises(ValueError, match="has a LoRA student already: load the family again"):
+        family.student(StudentConfig(rank=2))
+
+
+def test_a_full_student_does_not_load_the_base() -> None:
+    family = new_family()
+    family.student(StudentConfig(kind="full", init=lora_of(1)))
+    assert family._base is None
