@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -76,13 +77,7 @@ class Checkpoint:
 
         kind = getattr(diffusers, self.index["transformer"][1])
         folder = self.folder / "transformer" if path is None else path
-        model, info = _load(kind, folder, dtype, output_loading_info=True)
-        # diffusers fills what a file lacks with random numbers and a line in the log.
-        if missing := sorted(info["missing_keys"]):
-            raise ValueError(
-                f"'{folder}' lacks {len(missing)} of the transformer's tensors (first '{missing[0]}'): "
-                "restore its files."
-            )
+        model = _load_whole(kind, folder, dtype)
         return model.eval().requires_grad_(False)
 
     def outline(self) -> nn.Module:
@@ -114,9 +109,10 @@ class Checkpoint:
 
     def pipeline(self, dtype: torch.dtype, *, without: tuple[str, ...] = ("transformer",)) -> Any:
         """The pipeline with its encoders and its decoder, on the CPU, leaving out some components."""
-        left_out = {name: None for name in without if name in self.index}
+        components: dict[str, Any] = {name: None for name in without if name in self.index}
+        components |= {name: self._model(name, dtype) for name in self._models() if name not in without}
         try:
-            pipe = _load(self.pipeline_class, self.folder, dtype, **left_out)
+            pipe = _load(self.pipeline_class, self.folder, dtype, **components)
         except ValueError as error:
             if "processor" in self.index and find_spec("torchvision") is None:
                 raise ImportError(
@@ -127,6 +123,19 @@ class Checkpoint:
             raise
         pipe.set_progress_bar_config(disable=True)
         return pipe
+
+    def _models(self) -> list[str]:
+        """Names of the components that have weights, the transformer aside."""
+        named = [name for name, kind in self.index.items() if isinstance(kind, list) and kind[0]]
+        return [
+            name
+            for name in named
+            if name != "transformer" and any((self.folder / name).glob("*.safetensors"))
+        ]
+
+    def _model(self, name: str, dtype: torch.dtype) -> nn.Module:
+        library, kind = self.index[name]
+        return _load_whole(getattr(import_module(library), kind), self.folder / name, dtype)
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
@@ -153,6 +162,17 @@ def is_repository(name: str) -> bool:
     """Whether a text has the form of a repository's name, owner/name."""
     owner, slash, repository = name.partition("/")
     return bool(slash and owner and repository) and "/" not in repository and not name.startswith((".", "~"))
+
+
+def _load_whole(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
+    model, info = _load(kind, folder, dtype, output_loading_info=True)
+    # What a file lacks is otherwise filled with random numbers, with a line in the log.
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"'{folder}' lacks {len(missing)} tensors of {kind.__name__} (first '{missing[0]}'): restore its "
+            "files."
+        )
+    return cast(nn.Module, model)
 
 
 def _load(kind: Any, folder: Path, dtype: torch.dtype, **options: Any) -> Any:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from danceopd.families import Example, Teacher, load_family
+from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.pretrained import PretrainedFamily
 from tests.families import tiny
 from tests.families.parity import folder_of
@@ -77,6 +79,26 @@ def test_sizes_follow_the_example_then_the_source_then_the_resolution() -> None:
     assert family.size(Example("x")) == (64, 64)
     with pytest.raises(ValueError, match=r"size must be multiples of 16 for FLUX\.2, but got 30 x 32"):
         family.size(Example("x", size=(30, 32)))
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux2-klein", "qwen-image", "z-image-omni"])
+def test_encoders_and_decoders_with_holes_are_refused(kind: str, tmp_path: Path) -> None:
+    folder = tiny.save(kind, tmp_path / kind)
+    components = [path for path in folder.iterdir() if list(path.glob("*.safetensors"))]
+    assert len(components) >= 3  # the transformer, the VAE and a text encoder at least
+    for component in components:
+        (file,) = component.glob("*.safetensors")
+        whole = load_file(file)
+        # A weight of a layer: embeddings may be there under another name as well.
+        gone = next(name for name in whole if "layer" in name or "block" in name)
+        save_file({name: t for name, t in whole.items() if name != gone}, file, {"format": "pt"})
+        checkpoint = Checkpoint(folder)
+        with pytest.raises(ValueError, match=f"{component.name}' lacks 1 tensors of .* restore its files"):
+            if component.name == "transformer":
+                checkpoint.transformer(torch.float32)
+            else:
+                checkpoint.pipeline(torch.float32)
+        save_file(whole, file, {"format": "pt"})
 
 
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
