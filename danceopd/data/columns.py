@@ -14,6 +14,9 @@ from danceopd.settings import nearest
 _KNOWN: Final = frozenset({"prompt", "source", "target", "height", "width", "route"})
 _FURTHER_SOURCE: Final = re.compile(r"source_([2-9]|[1-9]\d+)")
 _NUMBERED: Final = re.compile(r"sources?[ _-]?\d+", re.IGNORECASE)
+_IMAGES: Final = frozenset(
+    {"image", "images", "image_path", "input", "input_image", "source_image", "edited_image", "output_image"}
+)
 _ALIKE: Final = 0.83  # finds soruce and sources, and lets source_id and weight pass
 
 
@@ -69,6 +72,11 @@ def _check_no_slip(table: Table, found: Mapping[str, str]) -> None:
     for column in table.columns:
         if column in found.values() or _is_role(column):
             continue
+        if column.lower() in _IMAGES and "source" not in found:
+            raise DataError(
+                f"{table.name} has a column '{column}' but no 'source': say columns={{'source': '{column}'}} "
+                f"for an image to edit, or columns={{'target': '{column}'}} for what the prompt describes."
+            )
         if _NUMBERED.fullmatch(column):
             raise DataError(
                 f"{table.name} has a column '{column}': name sources source, source_2, source_3 and so on."

@@ -235,6 +235,18 @@ def test_columns_that_name_alike_but_mean_else_may_stay(tmp_path: Path) -> None:
     assert len(rows.ignored) == 5
 
 
+@pytest.mark.parametrize("name", ["image", "input_image", "Image_Path"])
+def test_an_image_column_is_not_taken_for_nothing(tmp_path: Path, name: str) -> None:
+    """An edit would become text-to-image without a word."""
+    path = csv(tmp_path, f"prompt,{name}\nmake it snow,house.png\n")
+    with pytest.raises(
+        DataError, match=f"has a column '{name}' but no 'source': say columns=.'source': '{name}'"
+    ):
+        load_rows(path)
+    assert load_rows(path, columns={"source": name}).columns["source"] == name
+    assert load_rows(path, columns={"target": name}).columns["target"] == name
+
+
 @pytest.mark.parametrize("spec", ["missing.csv", "someone/dataset", "", 5, None])
 def test_a_spec_that_is_nothing_is_one_sentence(spec: object) -> None:
     with pytest.raises(DataError, match=r"give .*\.csv, \.jsonl or \.parquet"):
