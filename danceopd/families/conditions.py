@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -78,6 +78,11 @@ class RowsCondition:
 def stack(parts: list[Encoded], name: str, dtype: torch.dtype | None = None) -> Tensor:
     """One tensor [B, ...] of what the parts hold under a name."""
     return torch.stack([part[name] for part in parts]).to(dtype)
+
+
+def stack_sources(rows: Sequence[PromptRow], name: str, dtype: torch.dtype) -> list[Tensor]:
+    """One tensor [B, ...] per source image of rows of one layout, in the images' order."""
+    return [stack([row.sources[i] for row in rows], name, dtype) for i in range(len(rows[0].sources))]
 
 
 def _moved(tensor: Tensor, device: torch.device | str, moved: dict[int, Tensor]) -> Tensor:

@@ -53,8 +53,12 @@ class Conventions(ABC):
         self.vae_config = checkpoint.config("vae")
         self.scheduler_config = checkpoint.config("scheduler")
 
-    # -- sizes and noise levels
-    # --------------------------------------------------------------------------------
+    # -- sizes and noise levels ------------------------------------------------------------------------------
+
+    @property
+    def vae_scale(self) -> int:
+        """Pixels of one latent cell along a side, where the VAE halves the sides between its blocks."""
+        return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
 
     @property
     @abstractmethod
@@ -77,8 +81,7 @@ class Conventions(ABC):
         scheduler.set_timesteps(**self.schedule(num_steps, shape))
         return SigmaGrid(tuple(scheduler.sigmas.tolist()))
 
-    # -- encoding and decoding
-    # ---------------------------------------------------------------------------------
+    # -- encoding and decoding -------------------------------------------------------------------------------
 
     @abstractmethod
     def encode_prompt(self, pipe: Any, prompt: str, sources: Sequence[Tensor]) -> Encoded:
@@ -96,8 +99,7 @@ class Conventions(ABC):
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1] of clean latents [B, C, h, w]."""
 
-    # -- the field
-    # ---------------------------------------------------------------------------------------------
+    # -- the field -------------------------------------------------------------------------------------------
 
     @property
     def embeds_guidance(self) -> bool:
@@ -131,8 +133,7 @@ class Conventions(ABC):
         """Classifier-free guidance of the family, ``uncond + scale (cond - uncond)`` unless overridden."""
         return ops.guide(uncond, cond, scale)
 
-    # -- export
-    # ------------------------------------------------------------------------------------------------
+    # -- export ----------------------------------------------------------------------------------------------
 
     def comfyui(self, lora: Lora) -> dict[str, Tensor]:
         """A LoRA under the names that ComfyUI reads, alpha among the tensors, where ComfyUI looks for it."""
@@ -148,6 +149,13 @@ class Conventions(ABC):
 def pixels(source: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """uint8 [3, H, W] as a batch of one in [-1, 1], as the families' image encoders take it."""
     return source.to(device, torch.float32).div(127.5).sub(1.0)[None].to(dtype)
+
+
+def decode_shifted(vae: Any, sample: Tensor) -> Tensor:
+    """Images [B, 3, H, W] of latents that the family scales and shifts by its VAE's config."""
+    latents = sample.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+    images: Tensor = vae.decode(latents, return_dict=False)[0]
+    return images
 
 
 def pack(latents: Tensor) -> Tensor:

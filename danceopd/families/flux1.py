@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.families.checkpoint import Checkpoint
-from danceopd.families.conditions import Encoded, PromptRow, stack
-from danceopd.families.conventions import Conventions, pack, pixels, unpack
+from danceopd.families.conditions import Encoded, PromptRow, stack, stack_sources
+from danceopd.families.conventions import Conventions, decode_shifted, pack, pixels, unpack
 from danceopd.families.shift import dynamic_shift, even_sigmas
 
 
@@ -44,7 +44,7 @@ class Flux1(Conventions):
     @property
     def multiple(self) -> int:
         """Pixels of one token."""
-        return 2 * 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+        return 2 * self.vae_scale
 
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
         """[16, H/8, W/8]."""
@@ -70,9 +70,7 @@ class Flux1(Conventions):
 
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Through the VAE, whose latents are scaled and shifted."""
-        vae = pipe.vae
-        latents = sample.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
-        return vae.decode(latents, return_dict=False)[0]
+        return decode_shifted(pipe.vae, sample)
 
     def velocity(
         self,
@@ -86,11 +84,7 @@ class Flux1(Conventions):
         batch, _, height, width = sample.shape
         prompts = [row.prompt for row in rows]
         embeds = stack(prompts, "embeds", sample.dtype)
-        sources = [
-            stack([row.sources[i] for row in rows], "latent", sample.dtype)
-            for i in range(len(rows[0].sources))
-        ]
-        images = [sample, *sources]
+        images = [sample, *stack_sources(rows, "latent", sample.dtype)]
         output: Tensor = model(
             hidden_states=torch.cat([pack(image) for image in images], dim=1),
             timestep=sigma,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from danceopd.families.conditions import Encoded, PromptRow, stack
+from danceopd.families.conditions import Encoded, PromptRow, stack, stack_sources
 from danceopd.families.conventions import Conventions, pixels
 from danceopd.families.lora import Factors, Lora
 from danceopd.families.shift import even_sigmas
@@ -41,7 +41,7 @@ class Flux2(Conventions):
     @property
     def multiple(self) -> int:
         """Pixels of one patch."""
-        return 2 * 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+        return 2 * self.vae_scale
 
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
         """[128, H/16, W/16]."""
@@ -87,11 +87,7 @@ class Flux2(Conventions):
         """One forward over the image's tokens, followed by those of its references."""
         batch, _, height, width = sample.shape
         embeds = stack([row.prompt for row in rows], "embeds", sample.dtype)
-        references = [
-            stack([row.sources[i] for row in rows], "latent", sample.dtype)
-            for i in range(len(rows[0].sources))
-        ]
-        images = [sample, *references]
+        images = [sample, *stack_sources(rows, "latent", sample.dtype)]
         ids = [_image_ids(image, i * _REFERENCE_STRIDE) for i, image in enumerate(images)]
         output: Tensor = model(
             hidden_states=torch.cat([image.flatten(2).mT for image in images], dim=1),

@@ -107,8 +107,7 @@ class PretrainedFamily:
         self._adapter_numbers = count()
         self._shapes: WeakKeyDictionary[Examples, dict[tuple[int, ...], list[int]]] = WeakKeyDictionary()
 
-    # -- sizes
-    # -------------------------------------------------------------------------------------------------
+    # -- sizes -----------------------------------------------------------------------------------------------
 
     def size(self, example: Example) -> tuple[int, int]:
         """Height and width of the image that an example asks for, in pixels.
@@ -149,8 +148,7 @@ class PretrainedFamily:
                 f"num_steps={num_steps} gives no grid for {self.conventions.name}: {error} Use other steps."
             ) from None
 
-    # -- rows
-    # --------------------------------------------------------------------------------------------------
+    # -- rows ------------------------------------------------------------------------------------------------
 
     def data(self, spec: Any, *, route: str | None = None, columns: Mapping[str, str] | None = None) -> Rows:
         """The rows of a file or folder, see `danceopd.data.load_rows`, every one of them checked.
@@ -195,8 +193,7 @@ class PretrainedFamily:
         """Clean latents [B, C, h, w] as images, uint8 [B, 3, H, W]."""
         return self._encoder.decode(sample)
 
-    # -- fields and models
-    # ------------------------------------------------------------------------------------------------
+    # -- fields and models -----------------------------------------------------------------------------------
 
     def guided(self, field: VelocityField, scale: float) -> VelocityField:
         """`field` under the family's classifier-free guidance; itself at scale 1."""

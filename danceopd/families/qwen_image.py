@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from danceopd import ops
 from danceopd.families.checkpoint import Checkpoint
-from danceopd.families.conditions import Encoded, PromptRow, stack
+from danceopd.families.conditions import Encoded, PromptRow, stack_sources
 from danceopd.families.conventions import Conventions, pack, pixels, unpack
 from danceopd.families.shift import dynamic_shift, even_sigmas
 
@@ -117,11 +117,7 @@ class QwenImage(Conventions):
     ) -> Tensor:
         """One forward over the image's tokens, followed by those of its sources."""
         batch, _, height, width = sample.shape
-        sources = [
-            stack([row.sources[i] for row in rows], "latent", sample.dtype)
-            for i in range(len(rows[0].sources))
-        ]
-        images = [sample, *sources]
+        images = [sample, *stack_sources(rows, "latent", sample.dtype)]
         embeds, mask = _padded([row.prompt["embeds"].to(sample.dtype) for row in rows])
         output: Tensor = model(
             hidden_states=torch.cat([pack(image) for image in images], dim=1),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.families.conditions import Encoded, PromptRow, stack
-from danceopd.families.conventions import Conventions
+from danceopd.families.conventions import Conventions, decode_shifted
 from danceopd.families.shift import dynamic_shift
 
 
@@ -30,20 +30,16 @@ class StableDiffusion3(Conventions):
     comfyui_prefix = "transformer."
 
     @property
-    def _vae_scale(self) -> int:
-        return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
-
-    @property
     def multiple(self) -> int:
         """Pixels of one patch."""
-        return self._vae_scale * int(self.transformer_config["patch_size"])
+        return self.vae_scale * int(self.transformer_config["patch_size"])
 
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
         """[16, H/8, W/8]."""
         return (
             int(self.transformer_config["in_channels"]),
-            height // self._vae_scale,
-            width // self._vae_scale,
+            height // self.vae_scale,
+            width // self.vae_scale,
         )
 
     def schedule(self, num_steps: int, shape: Sequence[int]) -> dict[str, Any]:
@@ -65,9 +61,7 @@ class StableDiffusion3(Conventions):
 
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Through the VAE, whose latents are scaled and shifted."""
-        vae = pipe.vae
-        latents = sample.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
-        return vae.decode(latents, return_dict=False)[0]
+        return decode_shifted(pipe.vae, sample)
 
     def velocity(
         self,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import Encoded, PromptRow
-from danceopd.families.conventions import Conventions
+from danceopd.families.conventions import Conventions, decode_shifted
 from danceopd.families.shift import dynamic_shift
 
 _PATCH = 2
@@ -37,20 +37,16 @@ class ZImage(Conventions):
         self.max_sources = 10 if self._is_omni else 0
 
     @property
-    def _vae_scale(self) -> int:
-        return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
-
-    @property
     def multiple(self) -> int:
         """Pixels of one patch."""
-        return self._vae_scale * _PATCH
+        return self.vae_scale * _PATCH
 
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
         """[16, H/8, W/8]."""
         return (
             int(self.transformer_config["in_channels"]),
-            height // self._vae_scale,
-            width // self._vae_scale,
+            height // self.vae_scale,
+            width // self.vae_scale,
         )
 
     def schedule(self, num_steps: int, shape: Sequence[int]) -> dict[str, Any]:
@@ -84,9 +80,7 @@ class ZImage(Conventions):
 
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Through the VAE, whose latents are scaled and shifted."""
-        vae = self._autoencoder(pipe)
-        latents = sample.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
-        return vae.decode(latents, return_dict=False)[0]
+        return decode_shifted(self._autoencoder(pipe), sample)
 
     def layout(self, row: PromptRow) -> Hashable:
         """Rows with sources and rows without do not mix; all else may."""
