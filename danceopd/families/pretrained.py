@@ -102,6 +102,7 @@ class PretrainedFamily:
         self._buckets = buckets(resolution, multiple)
         self._encoder = Encoder(checkpoint, conventions, dtype, self.device, sizes=self._buckets)
         self._base: nn.Module | None = None
+        self._placed: list[nn.Module] = []
         self._others: dict[tuple[Path, bool, str | None], nn.Module] = {}
         self._fields: dict[Teacher, VelocityField] = {}
         self._adapter_numbers = count()
@@ -180,10 +181,20 @@ class PretrainedFamily:
         return RowsCondition(tuple(rows)).to(self.device)
 
     def prepare(self, data: Sequence[Examples], folder: Path) -> list[EncodedRows]:
-        """Encode every row once into `folder`, or find it there, and free the encoders."""
-        prepared = [self._encoder.prepare(examples, folder, self.shape) for examples in data]
-        self._encoder.release()
-        return prepared
+        """Encode every row once into `folder`, or find it there, and free the encoders.
+
+        Transformers that are on the device already wait on the CPU meanwhile: beside them the encoders of the
+        large families would not fit.
+        """
+        placed = [] if self.device.type == "cpu" else self._placed
+        try:
+            for model in placed:
+                _move(model, torch.device("cpu"))
+            return [self._encoder.prepare(examples, folder, self.shape) for examples in data]
+        finally:
+            self._encoder.release()
+            for model in placed:
+                _move(model, self.device)
 
     def release_encoders(self) -> None:
         """Drop encoders and decoder from memory; they come back when they are needed."""
@@ -243,7 +254,7 @@ class PretrainedFamily:
         if config.kind == "full":
             model = self.checkpoint.transformer(self.dtype)
             export = full_student(model, start, self.full_model)
-            nn.Module.to(model, self.device)
+            self._place(model)
             field: VelocityField = ModelField(model, predict)
         else:
             model = self.base
@@ -277,7 +288,7 @@ class PretrainedFamily:
             trained = student.rank * sides
         whole = numbers * self.dtype.itemsize
         shares_base = not full or any(teacher.checkpoint is None for teacher in teachers)
-        others = {self._place(teacher): teacher for teacher in teachers if teacher.checkpoint is not None}
+        others = {self._waits_as(teacher): teacher for teacher in teachers if teacher.checkpoint is not None}
         sizes = {place: numbers if other.quantization else whole for place, other in others.items()}
         waiting = [size for place, size in sizes.items() if others[place].offload]
         return Footprint(
@@ -295,7 +306,7 @@ class PretrainedFamily:
     def base(self) -> nn.Module:
         """The frozen transformer that adapters share, on the family's device."""
         if self._base is None:
-            self._base = nn.Module.to(self.checkpoint.transformer(self.dtype), self.device)
+            self._base = self._place(self.checkpoint.transformer(self.dtype))
         return self._base
 
     def lora(self, teacher: Teacher) -> Lora:
@@ -317,16 +328,21 @@ class PretrainedFamily:
 
     def _other(self, teacher: Teacher) -> nn.Module:
         assert teacher.checkpoint is not None
-        key = self._place(teacher)
+        key = self._waits_as(teacher)
         if key not in self._others:
             model = self.full_model(teacher.checkpoint)
             if teacher.quantization:
                 hold_in_int8(model)
-            self._others[key] = model if teacher.offload else nn.Module.to(model, self.device)
+            self._others[key] = model if teacher.offload else self._place(model)
         return self._others[key]
 
+    def _place(self, model: nn.Module) -> nn.Module:
+        _move(model, self.device)
+        self._placed.append(model)
+        return model
+
     @staticmethod
-    def _place(teacher: Teacher) -> tuple[Path, bool, str | None]:
+    def _waits_as(teacher: Teacher) -> tuple[Path, bool, str | None]:
         """What teachers with the same full weights share."""
         return Path(teacher.checkpoint or "").resolve(), teacher.offload, teacher.quantization
 
@@ -366,3 +382,9 @@ def _positions(shapes: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[
     for row, shape in enumerate(shapes):
         found.setdefault(shape, []).append(row)
     return found
+
+
+def _move(model: nn.Module, device: torch.device) -> None:
+    # Its parameters stay the objects that an optimizer knows. diffusers' own `to` would log about modules kept
+    # in float32, of which these models have none.
+    nn.Module.to(model, device)

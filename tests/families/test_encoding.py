@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from danceopd.data import buckets
-from danceopd.families import Example, load_family
+from danceopd.families import Example, StudentConfig, load_family, pretrained
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import RowsCondition
 from danceopd.families.encoding import fit_source
@@ -133,3 +133,31 @@ def test_a_source_that_is_too_small_or_too_many_is_refused() -> None:
     family = load_family(folder_of("sd3"), resolution=32)
     with pytest.raises(ValueError, match="sources holds 1 images, but Stable Diffusion 3 has no editing"):
         family.encode([Example("x", (image(32, 32),))])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_transformers_leave_the_device_while_encoders_are_there(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = new_family()
+    base = family.base
+    family.student(StudentConfig(rank=2))
+    events: list[tuple[object, str]] = []
+    monkeypatch.setattr(pretrained, "_move", lambda model, device: events.append((model, str(device))))
+    monkeypatch.setattr(family, "device", torch.device("cuda"))  # where nothing is moved to here
+    load = Checkpoint.pipeline
+
+    def loading(self: Checkpoint, *arguments: Any, **options: Any) -> Any:
+        events.append(("encoders", "loaded"))
+        if fails:
+            raise ValueError("no encoders today")
+        return load(self, *arguments, **options)
+
+    monkeypatch.setattr(Checkpoint, "pipeline", loading)
+    if fails:
+        with pytest.raises(ValueError, match="no encoders today"):
+            family.prepare([EXAMPLES], tmp_path)
+    else:
+        family.prepare([EXAMPLES], tmp_path)
+    assert events[0] == (base, "cpu") and events[-1] == (base, "cuda")
+    assert set(events[1:-1]) == {("encoders", "loaded")}
