@@ -385,6 +385,6 @@ def _positions(shapes: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[
 
 
 def _move(model: nn.Module, device: torch.device) -> None:
-    # Its parameters stay the objects that an optimizer knows. diffusers' own `to` would log about modules kept
-    # in float32, of which these models have none.
+    # Its parameters stay the objects that an optimizer knows. diffusers' own `to` would log about modules
+    # kept in float32, of which these models have none.
     nn.Module.to(model, device)
