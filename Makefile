@@ -1,8 +1,9 @@
-# Verbs of the repository. Everything happens in $(VENV); PYTHON, VENV, DANCEOPD_CUDA and TORCH_INDEX (the address of the
-# package index that torch comes from, where it is not the usual one) may be set from outside.
+# Verbs of the repository. Everything happens in $(VENV); PYTHON, VENV, WORKERS (of the tests), DANCEOPD_CUDA and
+# TORCH_INDEX (the address of the package index that torch comes from, where it is not the usual one) may be set from outside.
 
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f)
@@ -36,9 +37,10 @@ $(VENV)/dev.stamp: $(VENV)/package.stamp
 demo: $(VENV)/package.stamp
 	$(BIN)/danceopd demo
 
-# One OpenMP thread: two teams on two cores spin against each other.
+# One OpenMP thread each: teams of threads spin against each other when they are more than the cores. The tests of a
+# file stay together, since they share what was costly to make.
 test: $(VENV)/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

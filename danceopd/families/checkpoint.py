@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -134,8 +133,18 @@ class Checkpoint:
         ]
 
     def _model(self, name: str, dtype: torch.dtype) -> nn.Module:
+        import diffusers
+        import transformers
+
         library, kind = self.index[name]
-        return _load_whole(getattr(import_module(library), kind), self.folder / name, dtype)
+        libraries = {"diffusers": diffusers, "transformers": transformers}
+        # An index comes with the weights, from anywhere: it shall not choose which modules are imported.
+        if not hasattr(libraries.get(library), kind):
+            raise ValueError(
+                f"component '{name}' of '{self.name}' is a '{kind}' of '{library}', which is not here: use a "
+                "checkpoint made of models of diffusers and transformers, or newer versions of these."
+            )
+        return _load_whole(getattr(libraries[library], kind), self.folder / name, dtype)
 
     def _json(self, name: str) -> dict[str, Any]:
         try:

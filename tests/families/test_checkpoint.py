@@ -101,6 +101,17 @@ def test_encoders_and_decoders_with_holes_are_refused(kind: str, tmp_path: Path)
         save_file(whole, file, {"format": "pt"})
 
 
+@pytest.mark.parametrize("library", ["shutil", "somebodys_code", "torch"])
+def test_an_index_does_not_choose_what_is_imported(library: str, tmp_path: Path) -> None:
+    folder = tiny.save("sd3", tmp_path / "sd3")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["text_encoder"] = [library, "Encoder"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=f"component 'text_encoder' of '.*' is a 'Encoder' of '{library}'"):
+        Checkpoint(folder).pipeline(torch.float32)
+    assert "somebodys_code" not in sys.modules
+
+
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     folder = tiny.save("sd3", tmp_path / "sd3")
     (file,) = (folder / "transformer").glob("*.safetensors")
