@@ -53,7 +53,7 @@ class Probe:
         """A sample of each row of a route, queried at the first states of a rollout."""
         last = self.num_steps - 1
         return [
-            SlotPlan(route, row, (self.seed + row) % 2**63, query_index=min(row, last), drop=False)
+            SlotPlan(route, row, (self.seed + row) % 2**63, states=(min(row, last),), drop=False)
             for row in range(len(self.rows[route]))
         ]
 
