@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from danceopd.data.content import ImageContent
 from danceopd.data.errors import DataError, shown
+from danceopd.data.keys import content_key
 
 _CURE: Final = "replace the image, or remove the row"
 _BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+class LoadedImage(NamedTuple):
+    """An image and what it was made of.
+
+    Attributes:
+        pixels: uint8 [3, H, W].
+        content: the same, by its content.
+    """
+
+    pixels: Tensor
+    content: ImageContent
 
 
 def is_blank(value: Any) -> bool:
@@ -27,8 +42,8 @@ def is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-def load_image(value: Any, folder: Path, what: str) -> Tensor:
-    """Decode one image: uint8 [3, H, W], upright as its EXIF data says, transparency laid on white.
+def load_image(value: Any, folder: Path, what: str) -> LoadedImage:
+    """Decode one image: upright as its EXIF data says, transparency laid on white.
 
     Of an animation the first frame counts; 16-bit greys keep their upper 8 bits; colour profiles are not
     applied.
@@ -44,7 +59,8 @@ def load_image(value: Any, folder: Path, what: str) -> Tensor:
     if isinstance(value, Mapping):
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if isinstance(value, Image.Image):
-        return _decode(value, what)
+        pixels = _decode(value, what)
+        return _with_content(pixels, content_key(pixels))
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _open(io.BytesIO(value), what)
     if isinstance(value, (str, Path)):
@@ -58,14 +74,19 @@ def load_image(value: Any, folder: Path, what: str) -> Tensor:
             raise DataError(f"{what} cannot be read ({_reason(error)}): correct its path.") from None
         if not found:
             raise DataError(f"{what} is no file at {shown(path)}: correct its path, or remove the row.")
-        return _open(path, what)
+        try:
+            with path.open("rb") as file:
+                return _open(file, what)
+        except OSError as error:
+            raise DataError(f"{what} cannot be read ({_reason(error)}): {_CURE}.") from None
     raise DataError(f"{what} is a {type(value).__name__}, which is no image: give a path or encoded bytes.")
 
 
-def _open(file: Path | io.BytesIO, what: str) -> Tensor:
+def _open(file: BinaryIO, what: str) -> LoadedImage:
     try:
         with Image.open(file) as image:
-            return _decode(image, what)
+            pixels = _decode(image, what)
+        return _with_content(pixels, _digest(file))
     except UnidentifiedImageError:
         raise DataError(f"{what} is not an image that can be read: {_CURE}.") from None
     except _BOMBS:
@@ -98,6 +119,19 @@ def _as_rgb(image: Image.Image, what: str) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _with_content(pixels: Tensor, key: str) -> LoadedImage:
+    _, height, width = pixels.shape
+    return LoadedImage(pixels, ImageContent(key, height, width))
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _too_large(what: str) -> DataError:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from danceopd.data import content_key
 from danceopd.families.base import EncodedWhenAsked, Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
@@ -30,7 +31,7 @@ from .weights import (
     read_weights,
     write_weights,
 )
-from .world import CHANNELS, IMAGE_SIZE
+from .world import CHANNELS, IMAGE_SIZE, VERSION
 
 _STUDENT = "student"
 
@@ -53,6 +54,11 @@ class TaskExamples:
 
     def __getitem__(self, row: int, /) -> Example:
         return as_example(self.tasks[row])
+
+    def fingerprint(self) -> str:
+        """Changes when the world does, the categories, or the split."""
+        about = (VERSION, self.tasks.categories, self.tasks.split, len(self))
+        return content_key("shapesworld", *about)
 
 
 class ShapesWorldFamily:

@@ -19,7 +19,7 @@ WHAT = "the source of row 1 of a.csv"
 
 
 def load(value: object, folder: Path = Path()) -> np.ndarray:
-    image = load_image(value, folder, WHAT)
+    image, _ = load_image(value, folder, WHAT)
     assert image.dtype == torch.uint8 and image.is_contiguous() and image.shape[0] == 3
     return image.permute(1, 2, 0).numpy()
 
