@@ -87,8 +87,8 @@ class Conventions(ABC):
     def encode_prompt(self, pipe: Any, prompt: str, sources: Sequence[Tensor]) -> Encoded:
         """One prompt as the transformer takes it; `sources` as for `encode_source`."""
 
-    def read_with_prompt(self, sources: Sequence[Tensor]) -> Sequence[Tensor | int]:
-        """What of the sources an encoded prompt depends on; nothing where only text is read."""
+    def read_with_prompt(self, sources: Sequence[str]) -> Sequence[str | int]:
+        """What of the sources, given by their keys, an encoded prompt depends on; nothing for text alone."""
         return ()
 
     def encode_source(self, pipe: Any, source: Tensor) -> Encoded:

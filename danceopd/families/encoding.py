@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from danceopd.data import TensorCache, content_key, nearest_bucket, weights_fingerprint
+from danceopd.data import RowContent, TensorCache, content_key, row_content, weights_fingerprint
 from danceopd.families.base import Example, Examples
 from danceopd.families.checkpoint import Checkpoint
-from danceopd.families.conditions import Encoded, PromptRow, RowsCondition
+from danceopd.families.conditions import Encoded, PromptRow
 from danceopd.families.conventions import Conventions
+from danceopd.families.encoded import EncodedRows, Entry
+from danceopd.families.fitting import Fit, fitted, source_fit
 
-_KEPT = 0.75  # of a source's area, where it is cropped to a size that it can share
-_FORMAT = 1  # of what is cached; raised when an adapter encodes differently than before
+_FORMAT: Final = 2  # of what is cached; raised when an adapter encodes differently than before
 
 
 class Encoder:
@@ -56,7 +55,8 @@ class Encoder:
 
     def encode(self, example: Example) -> PromptRow:
         """One row, on the encoders' device."""
-        sources = self._sources(example)
+        self._check_number(len(example.sources))
+        sources = [fitted(source, self._fit(*source.shape[1:])) for source in example.sources]
         return PromptRow(
             self._prompt(example.prompt, sources),
             self._prompt(self._conventions.negative_prompt, sources),
@@ -64,31 +64,34 @@ class Encoder:
         )
 
     def prepare(
-        self, examples: Examples, folder: Path, shape: Callable[[Example], tuple[int, ...]]
+        self, examples: Examples, folder: Path, size: Callable[[RowContent], tuple[int, int]]
     ) -> EncodedRows:
-        """All rows of a route, each encoded once in the life of `folder`."""
-        cache = TensorCache(folder)
-        there: set[str] = set()
+        """All rows of a route, each encoded once in the life of `folder`; only for that its images are read.
+
+        Args:
+            examples: the rows.
+            folder: of the cache.
+            size: height and width in pixels of the image that a row asks for.
+        """
+        cache = _Filling(TensorCache(folder))
         entries, shapes = [], []
-        positions = track(
+        for row in track(
             range(len(examples)),
             "encoding",
             console=Console(stderr=True),
             transient=True,
             disable=not _is_shown(),
-        )
-        for position in positions:
-            example = examples[position]
-            entries.append(self._cached(example, cache, there))
-            shapes.append(shape(example))
-        return EncodedRows(cache, entries, shapes, self._device)
+        ):
+            content = row_content(examples, row)
+            entries.append(self._entry(examples, row, content, cache))
+            shapes.append(self._conventions.shape(*size(content)))
+        return EncodedRows(cache.cache, entries, shapes, self._device)
 
     def check_sources(self, example: Example) -> None:
         """Raise ValueError where `encode` would for an example's sources; no pixel is touched."""
-        self._check_number(example)
+        self._check_number(len(example.sources))
         for source in example.sources:
-            _, height, width = source.shape
-            fitted_size(height, width, self._sizes, self._conventions.multiple)
+            self._fit(*source.shape[1:])
 
     @torch.no_grad()
     def decode(self, sample: Tensor) -> Tensor:
@@ -103,46 +106,42 @@ class Encoder:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _cached(self, example: Example, cache: TensorCache, there: set[str]) -> _Entry:
-        """The keys of a row, put into the cache where they are not; `there` are those that need no look."""
-        sources = self._sources(example)
-        seen = self._conventions.read_with_prompt(sources)
-
-        def prompt_key(prompt: str) -> str:
-            return content_key(self._identity(), "prompt", prompt, *seen)
-
-        def keep(key: str, encode: Callable[[], Encoded]) -> str:
-            if key not in there and cache.get(key) is None:
-                cache.put(key, {name: tensor.cpu() for name, tensor in encode().items()})
-            there.add(key)
-            return key
-
-        negative = self._conventions.negative_prompt
-        return _Entry(
-            keep(prompt_key(example.prompt), partial(self._prompt, example.prompt, sources)),
-            keep(prompt_key(negative), partial(self._prompt, negative, sources)),
-            tuple(
-                keep(content_key(self._identity(), "source", source), partial(self._source, source))
-                for source in sources
-            ),
+    def _entry(self, examples: Examples, row: int, content: RowContent, cache: _Filling) -> Entry:
+        """The keys of a row, put into the cache where they are not."""
+        self._check_number(len(content.sources))
+        fits = [self._fit(source.height, source.width) for source in content.sources]
+        images = _Images(examples, row, fits)
+        keys = tuple(
+            content_key(self._identity(), "source", source.key, *fit)
+            for source, fit in zip(content.sources, fits, strict=True)
         )
+        seen = self._conventions.read_with_prompt(keys)
 
-    def _sources(self, example: Example) -> list[Tensor]:
-        self._check_number(example)
-        return [fit_source(source, self._sizes, self._conventions.multiple) for source in example.sources]
+        def source(number: int) -> Encoded:
+            return self._source(images.sources[number])
 
-    def _check_number(self, example: Example) -> None:
-        if self._conventions.needs_source and not example.sources:
+        def prompt(words: str) -> str:
+            key = content_key(self._identity(), "prompt", words, *seen)
+            return cache.keep(key, lambda: self._prompt(words, images.sources))
+
+        for number, key in enumerate(keys):
+            cache.keep(key, partial(source, number))
+        return Entry(prompt(content.prompt), prompt(self._conventions.negative_prompt), keys)
+
+    def _fit(self, height: int, width: int) -> Fit:
+        return source_fit(height, width, self._sizes, self._conventions.multiple)
+
+    def _check_number(self, sources: int) -> None:
+        if self._conventions.needs_source and not sources:
             raise ValueError(
                 f"sources must hold one image for {self._conventions.pipeline_name}, but it is empty: add "
                 "one, or take a checkpoint that also makes images from prompts alone."
             )
         most = self._conventions.max_sources
-        if len(example.sources) > most:
+        if sources > most:
             takes = f"takes {most} at most" if most else "has no editing"
             raise ValueError(
-                f"sources holds {len(example.sources)} images, but {self._conventions.name} {takes}: drop "
-                "some."
+                f"sources holds {sources} images, but {self._conventions.name} {takes}: drop some."
             )
 
     @torch.no_grad()
@@ -174,105 +173,42 @@ class Encoder:
                 if isinstance(kind, list) and kind[0] and name not in ("transformer", "scheduler")
             ]
             about = (self._checkpoint.pipeline_name, str(self._dtype), _FORMAT)
-            self._fingerprint = content_key(*about, *parts)
+            # These do the encoding: templates, padding and preprocessing are theirs.
+            versions = [version(package) for package in ("diffusers", "transformers")]
+            self._fingerprint = content_key(*about, *versions, *parts)
         return self._fingerprint
 
 
-@dataclass(frozen=True)
-class _Entry:
-    prompt: str
-    negative: str
-    sources: tuple[str, ...]
+class _Filling:
+    """A cache that is being filled: what is there already is not made again, nor looked at twice."""
+
+    def __init__(self, cache: TensorCache) -> None:
+        self.cache = cache
+        self._there: set[str] = set()
+
+    def keep(self, key: str, encode: Callable[[], Encoded]) -> str:
+        """`key`, with what `encode` makes under it if there is nothing yet."""
+        if key not in self._there and not self.cache.has(key):
+            self.cache.put(key, {name: tensor.cpu() for name, tensor in encode().items()})
+        self._there.add(key)
+        return key
 
 
-@dataclass(frozen=True)
-class EncodedRows:
-    """Encoded rows of a route, read from the cache as they are needed. See `danceopd.families.Prepared`."""
+class _Images:
+    """The images of a row, decoded when one of them is to be encoded, and once."""
 
-    cache: TensorCache
-    entries: Sequence[_Entry]
-    shapes: Sequence[tuple[int, ...]]
-    device: torch.device
-    _negatives: dict[str, Encoded] = field(default_factory=dict, init=False, repr=False, compare=False)
+    def __init__(self, examples: Examples, row: int, fits: Sequence[Fit]) -> None:
+        self._examples = examples
+        self._row = row
+        self._fits = fits
 
-    def __len__(self) -> int:
-        return len(self.entries)
+    @cached_property
+    def example(self) -> Example:
+        return self._examples[self._row]
 
-    def shape(self, row: int, /) -> tuple[int, ...]:
-        """Shape of the row's latent."""
-        return self.shapes[row]
-
-    def condition(self, rows: Sequence[int], /) -> RowsCondition:
-        """The rows, on the family's device."""
-        return RowsCondition(tuple(self._row(self.entries[row]) for row in rows)).to(self.device)
-
-    def _row(self, entry: _Entry) -> PromptRow:
-        if len(self._negatives) > 64:  # few where they are the empty prompt, one a row where they see images
-            self._negatives.clear()
-        if entry.negative not in self._negatives:
-            self._negatives[entry.negative] = self._read(entry.negative)
-        sources = tuple(map(self._read, entry.sources))
-        return PromptRow(self._read(entry.prompt), self._negatives[entry.negative], sources)
-
-    def _read(self, key: str) -> Encoded:
-        tensors = self.cache.get(key)
-        if tensors is None:
-            raise OSError(
-                f"the cache '{self.cache.folder}' lost or damaged an entry ({key}) since the run began: "
-                "start the run again, and it is encoded anew."
-            )
-        return tensors
-
-
-def fit_source(source: Tensor, sizes: Sequence[tuple[int, int]], multiple: int) -> Tensor:
-    """A source image at one of `sizes`, or smaller; its sides are multiples of `multiple`.
-
-    A larger one is scaled down to cover the size nearest to its aspect ratio, which is also that of the image
-    to be made of it: rows of different photographs then share a forward. A smaller one keeps its size. What
-    is left over is cropped around the center; nothing is ever scaled up.
-
-    Args:
-        source: uint8 [3, H, W].
-        sizes: height and width in pixels, multiples of `multiple`; see `danceopd.data.buckets`.
-        multiple: at least 1.
-
-    Raises:
-        ValueError: a side is shorter than `multiple`.
-    """
-    _, height, width = source.shape
-    (scaled_height, scaled_width), (rows, columns) = fitted_size(height, width, sizes, multiple)
-    if (scaled_height, scaled_width) != (height, width):
-        image = Image.fromarray(np.ascontiguousarray(source.permute(1, 2, 0).numpy()))
-        resized = np.asarray(image.resize((scaled_width, scaled_height), Image.Resampling.LANCZOS))
-        source = torch.from_numpy(resized.copy()).permute(2, 0, 1)
-    top, left = (scaled_height - rows) // 2, (scaled_width - columns) // 2
-    return source[:, top : top + rows, left : left + columns].contiguous()
-
-
-def fitted_size(
-    height: int, width: int, sizes: Sequence[tuple[int, int]], multiple: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width to which `fit_source` scales an image, and those to which it then crops it.
-
-    Raises:
-        ValueError: as `fit_source`.
-    """
-    rows, columns = nearest_bucket(height, width, sizes)
-    if height * width > rows * columns:
-        factor = max(rows / height, columns / width)
-        scaled = max(rows, round(height * factor)), max(columns, round(width * factor))
-        if factor <= 1.0 and rows * columns >= _KEPT * scaled[0] * scaled[1]:
-            return scaled, (rows, columns)
-        # A strip, of which no size would leave enough: it keeps its aspect ratio.
-        factor = min(1.0, (max(h * w for h, w in sizes) / (height * width)) ** 0.5)
-        height, width = max(1, int(height * factor)), max(1, int(width * factor))
-    rows, columns = height // multiple * multiple, width // multiple * multiple
-    if not rows or not columns:
-        raise ValueError(
-            f"a source image of {height} x {width} pixels is too small: its sides must be {multiple} at "
-            "least."
-        )
-    return (height, width), (rows, columns)
+    @cached_property
+    def sources(self) -> list[Tensor]:
+        return [fitted(source, fit) for source, fit in zip(self.example.sources, self._fits, strict=True)]
 
 
 def _fingerprint(component: Path) -> str:

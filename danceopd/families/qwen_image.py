@@ -72,7 +72,7 @@ class QwenImage(Conventions):
         tokens = shape[-2] * shape[-1] // 4
         return {"sigmas": even_sigmas(num_steps), **dynamic_shift(self.scheduler_config, tokens)}
 
-    def read_with_prompt(self, sources: Sequence[Tensor]) -> Sequence[Tensor | int]:
+    def read_with_prompt(self, sources: Sequence[str]) -> Sequence[str | int]:
         """The images themselves."""
         return sources
 

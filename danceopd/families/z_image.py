@@ -56,7 +56,7 @@ class ZImage(Conventions):
         sigmas = torch.linspace(1.0, 1.0 / num_steps, num_steps).tolist()
         return {"sigmas": sigmas, **dynamic_shift(self.scheduler_config, tokens)}
 
-    def read_with_prompt(self, sources: Sequence[Tensor]) -> Sequence[Tensor | int]:
+    def read_with_prompt(self, sources: Sequence[str]) -> Sequence[str | int]:
         """How many there are: Omni's template has a place for each."""
         return (len(sources),)
 

@@ -1,0 +1,66 @@
+"""A route's rows after the encoders: read from the cache as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from danceopd.data import TensorCache
+from danceopd.families.conditions import Encoded, PromptRow, RowsCondition
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where the cache has the parts of a row, by their keys."""
+
+    prompt: str
+    negative: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Encoded rows of a route. See `danceopd.families.Prepared`.
+
+    Args:
+        cache: holds what the entries name.
+        entries: one per row.
+        shapes: of each row's latent, [C, h, w].
+        device: where the rows are wanted.
+    """
+
+    cache: TensorCache
+    entries: Sequence[Entry]
+    shapes: Sequence[tuple[int, ...]]
+    device: torch.device
+    _negatives: dict[str, Encoded] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def shape(self, row: int, /) -> tuple[int, ...]:
+        """Shape of the row's latent."""
+        return self.shapes[row]
+
+    def condition(self, rows: Sequence[int], /) -> RowsCondition:
+        """The rows, on the family's device."""
+        return RowsCondition(tuple(self._row(self.entries[row]) for row in rows)).to(self.device)
+
+    def _row(self, entry: Entry) -> PromptRow:
+        if len(self._negatives) > 64:  # few where they are the empty prompt, one a row where they see images
+            self._negatives.clear()
+        if entry.negative not in self._negatives:
+            self._negatives[entry.negative] = self._read(entry.negative)
+        sources = tuple(map(self._read, entry.sources))
+        return PromptRow(self._read(entry.prompt), self._negatives[entry.negative], sources)
+
+    def _read(self, key: str) -> Encoded:
+        tensors = self.cache.get(key)
+        if tensors is None:
+            raise OSError(
+                f"the cache '{self.cache.folder}' has lost or damaged an entry ({key}): start the run again, "
+                "and it is encoded anew."
+            )
+        return tensors

@@ -1,0 +1,86 @@
+"""How images are brought to the sizes that models take: scaled to cover a size, then cropped to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from danceopd.data import nearest_bucket
+
+_KEPT = 0.75  # of a source's area, where it is cropped to a size that it can share
+
+
+class Fit(NamedTuple):
+    """What is done to an image; heights and widths in pixels.
+
+    Attributes:
+        scaled: what the whole image is scaled to.
+        cropped: what is then kept around its center.
+    """
+
+    scaled: tuple[int, int]
+    cropped: tuple[int, int]
+
+
+def source_fit(height: int, width: int, sizes: Sequence[tuple[int, int]], multiple: int) -> Fit:
+    """How a source image is brought to one of `sizes`, or smaller; its sides become multiples of `multiple`.
+
+    A larger one is scaled down to cover the size nearest to its aspect ratio, which is also that of the image
+    to be made of it: rows of different photographs then share a forward. A smaller one keeps its size. What
+    is left over is cropped around the center; nothing is ever scaled up.
+
+    Args:
+        height: of the image.
+        width: of the image.
+        sizes: height and width in pixels, multiples of `multiple`; see `danceopd.data.buckets`.
+        multiple: at least 1.
+
+    Raises:
+        ValueError: a side is shorter than `multiple`.
+    """
+    rows, columns = nearest_bucket(height, width, sizes)
+    if height * width > rows * columns:
+        covering = cover(height, width, (rows, columns))
+        (scaled_height, scaled_width), _ = covering
+        shrinks = scaled_height <= height and scaled_width <= width
+        if shrinks and rows * columns >= _KEPT * scaled_height * scaled_width:
+            return covering
+        # A strip, of which no size would leave enough: it keeps its aspect ratio.
+        factor = min(1.0, (max(h * w for h, w in sizes) / (height * width)) ** 0.5)
+        height, width = max(1, int(height * factor)), max(1, int(width * factor))
+    rows, columns = height // multiple * multiple, width // multiple * multiple
+    if not rows or not columns:
+        raise ValueError(
+            f"a source image of {height} x {width} pixels is too small: its sides must be {multiple} at "
+            "least."
+        )
+    return Fit((height, width), (rows, columns))
+
+
+def cover(height: int, width: int, size: tuple[int, int]) -> Fit:
+    """How an image is brought to exactly `size`, height and width in pixels, scaled up or down."""
+    rows, columns = size
+    factor = max(rows / height, columns / width)
+    return Fit((max(rows, round(height * factor)), max(columns, round(width * factor))), size)
+
+
+def fitted(image: Tensor, fit: Fit) -> Tensor:
+    """An image, uint8 [3, H, W], scaled (Lanczos) and cropped; itself where there is nothing to do."""
+    height, width = fit.scaled
+    if image.shape[1:] != fit.scaled:
+        picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+        resized = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+        image = torch.from_numpy(resized.copy()).permute(2, 0, 1)
+    top, left = _corner(fit)
+    rows, columns = fit.cropped
+    return image[:, top : top + rows, left : left + columns].contiguous()
+
+
+def _corner(fit: Fit) -> tuple[int, int]:
+    """Rows above and columns left of what is kept, in the scaled image."""
+    return (fit.scaled[0] - fit.cropped[0]) // 2, (fit.scaled[1] - fit.cropped[1]) // 2
