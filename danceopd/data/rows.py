@@ -90,6 +90,24 @@ class Rows:
             self[row]
         return self._contents[self._kept[row]]
 
+    def check_targets(self) -> None:
+        """See that every row has a target; rows that were checked are not read again.
+
+        Raises:
+            DataError: a row has none, or cannot be used; the message names it.
+        """
+        if "target" not in self._columns:
+            raise DataError(
+                f"{self.name} has no column 'target', which is learned from (columns={{'target': NAME}} "
+                "reads it from another one): add it, with the path of an image in every row."
+            )
+        for row in range(len(self)):
+            if self.content(row).target is None:
+                raise DataError(
+                    f"{self.describe(row)} has nothing in its column '{self._columns['target']}', the target "
+                    "that is learned from: name an image, or remove the row."
+                )
+
     def prompt(self, row: int) -> str:
         """The prompt of a row, without its images.
 

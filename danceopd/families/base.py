@@ -54,6 +54,14 @@ class Prepared(Protocol):
         """The condition of some rows, in their order, on the family's device."""
         ...
 
+    def target(self, rows: Sequence[int], /) -> Tensor:
+        """Clean latents fp32 [R, C, h, w] of the targets of rows of one shape, on the family's device.
+
+        Raises:
+            ValueError: a row has no target, or targets were not asked for when the rows were prepared.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class EncodedWhenAsked:
@@ -63,11 +71,13 @@ class EncodedWhenAsked:
         family: encodes the rows, anew each time.
         examples: the rows.
         sample_shape: of every row's latent.
+        latent: makes the clean latent [C, h, w] of an image, uint8 [3, H, W].
     """
 
     family: Family
     examples: Examples
     sample_shape: tuple[int, ...]
+    latent: Callable[[Tensor], Tensor]
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -79,6 +89,16 @@ class EncodedWhenAsked:
     def condition(self, rows: Sequence[int], /) -> Condition:
         """The rows, encoded now."""
         return self.family.encode([self.examples[row] for row in rows])
+
+    def target(self, rows: Sequence[int], /) -> Tensor:
+        """The rows' targets, encoded now."""
+        return torch.stack([self._latent(row) for row in rows]).to(self.family.device)
+
+    def _latent(self, row: int) -> Tensor:
+        target = self.examples[row].target
+        if target is None:
+            raise ValueError(f"row {row} has no target: give every row one, or drop the row.")
+        return self.latent(target)
 
 
 @dataclass(frozen=True)
@@ -163,8 +183,17 @@ class Family(Protocol):
         """Prompts and sources as the model's condition, on `device`."""
         ...
 
-    def prepare(self, data: Sequence[Examples], folder: Path) -> Sequence[Prepared]:
-        """Encode every row of every route once, keep what costs much in `folder`, free the encoders."""
+    def prepare(self, data: Sequence[Examples], folder: Path, *, targets: bool = False) -> Sequence[Prepared]:
+        """Encode every row of every route once, keep what costs much in `folder`, free the encoders.
+
+        Args:
+            data: the rows of each route.
+            folder: where encoded rows are kept.
+            targets: encode the rows' targets as well.
+
+        Raises:
+            ValueError: a row has no target where they are asked for.
+        """
         ...
 
     def guided(self, field: VelocityField, scale: float) -> VelocityField:

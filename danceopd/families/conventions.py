@@ -96,6 +96,14 @@ class Conventions(ABC):
         raise ValueError(f"sources must be empty for {self.name}, which has no editing; drop the images.")
 
     @abstractmethod
+    def encode_target(self, pipe: Any, image: Tensor) -> Tensor:
+        """Clean latent fp32 [C, h, w] of an image, uint8 [3, H, W], in the space of the samples.
+
+        `decode` takes it back through the VAE. It is the mode of the VAE's distribution, so that an image has
+        one latent.
+        """
+
+    @abstractmethod
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1] of clean latents [B, C, h, w]."""
 
@@ -149,6 +157,17 @@ class Conventions(ABC):
 def pixels(source: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """uint8 [3, H, W] as a batch of one in [-1, 1], as the families' image encoders take it."""
     return source.to(device, torch.float32).div(127.5).sub(1.0)[None].to(dtype)
+
+
+def latent_mode(vae: Any, image: Tensor) -> Tensor:
+    """fp32 [1, C, h, w]: the mode of what a VAE makes of an image, uint8 [3, H, W], as it comes out of it."""
+    mode: Tensor = vae.encode(pixels(image, vae.dtype, vae.device)).latent_dist.mode()
+    return mode.float()
+
+
+def encode_shifted(vae: Any, image: Tensor) -> Tensor:
+    """The latent [C, h, w] that `decode_shifted` inverts."""
+    return ((latent_mode(vae, image) - vae.config.shift_factor) * vae.config.scaling_factor)[0]
 
 
 def decode_shifted(vae: Any, sample: Tensor) -> Tensor:

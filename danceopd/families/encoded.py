@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from danceopd.data import TensorCache
 from danceopd.families.conditions import Encoded, PromptRow, RowsCondition
+
+TARGET: Final = "latent"  # what the cache calls the one tensor of a target
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,7 @@ class Entry:
     prompt: str
     negative: str
     sources: tuple[str, ...]
+    target: str | None
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,20 @@ class EncodedRows:
     def condition(self, rows: Sequence[int], /) -> RowsCondition:
         """The rows, on the family's device."""
         return RowsCondition(tuple(self._row(self.entries[row]) for row in rows)).to(self.device)
+
+    def target(self, rows: Sequence[int], /) -> Tensor:
+        """Clean latents fp32 [R, C, h, w] of rows of one shape, on the family's device.
+
+        Raises:
+            ValueError: a row has no target, or rows were prepared without them.
+        """
+        return torch.stack([self._latent(row) for row in rows]).to(self.device)
+
+    def _latent(self, row: int) -> Tensor:
+        key = self.entries[row].target
+        if key is None:
+            raise ValueError(f"row {row} has no target: give it one, and prepare the rows with targets=True.")
+        return self._read(key)[TARGET]
 
     def _row(self, entry: Entry) -> PromptRow:
         if len(self._negatives) > 64:  # few where they are the empty prompt, one a row where they see images

@@ -18,8 +18,8 @@ from danceopd.families.base import Example, Examples
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import Encoded, PromptRow
 from danceopd.families.conventions import Conventions
-from danceopd.families.encoded import EncodedRows, Entry
-from danceopd.families.fitting import Fit, fitted, source_fit
+from danceopd.families.encoded import TARGET, EncodedRows, Entry
+from danceopd.families.fitting import Fit, cover, fitted, source_fit
 
 _FORMAT: Final = 2  # of what is cached; raised when an adapter encodes differently than before
 
@@ -64,7 +64,12 @@ class Encoder:
         )
 
     def prepare(
-        self, examples: Examples, folder: Path, size: Callable[[RowContent], tuple[int, int]]
+        self,
+        examples: Examples,
+        folder: Path,
+        size: Callable[[RowContent], tuple[int, int]],
+        *,
+        targets: bool = False,
     ) -> EncodedRows:
         """All rows of a route, each encoded once in the life of `folder`; only for that its images are read.
 
@@ -72,6 +77,7 @@ class Encoder:
             examples: the rows.
             folder: of the cache.
             size: height and width in pixels of the image that a row asks for.
+            targets: encode the rows' targets too, where they have one.
         """
         cache = _Filling(TensorCache(folder))
         entries, shapes = [], []
@@ -83,8 +89,9 @@ class Encoder:
             disable=not _is_shown(),
         ):
             content = row_content(examples, row)
-            entries.append(self._entry(examples, row, content, cache))
-            shapes.append(self._conventions.shape(*size(content)))
+            wanted = size(content)
+            shapes.append(self._conventions.shape(*wanted))
+            entries.append(self._entry(examples, row, content, cache, wanted if targets else None))
         return EncodedRows(cache.cache, entries, shapes, self._device)
 
     def check_sources(self, example: Example) -> None:
@@ -106,8 +113,15 @@ class Encoder:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _entry(self, examples: Examples, row: int, content: RowContent, cache: _Filling) -> Entry:
-        """The keys of a row, put into the cache where they are not."""
+    def _entry(
+        self,
+        examples: Examples,
+        row: int,
+        content: RowContent,
+        cache: _Filling,
+        target_size: tuple[int, int] | None,
+    ) -> Entry:
+        """The keys of a row, put into the cache where they are not; of its target only if that has a size."""
         self._check_number(len(content.sources))
         fits = [self._fit(source.height, source.width) for source in content.sources]
         images = _Images(examples, row, fits)
@@ -126,7 +140,13 @@ class Encoder:
 
         for number, key in enumerate(keys):
             cache.keep(key, partial(source, number))
-        return Entry(prompt(content.prompt), prompt(self._conventions.negative_prompt), keys)
+        target = None
+        if content.target is not None and target_size is not None:
+            fit = cover(content.target.height, content.target.width, target_size)
+            target = content_key(self._identity(), "target", content.target.key, *fit)
+            cache.keep(target, lambda: self._target(fitted(images.target, fit)))
+        negative = self._conventions.negative_prompt
+        return Entry(prompt(content.prompt), prompt(negative), keys, target)
 
     def _fit(self, height: int, width: int) -> Fit:
         return source_fit(height, width, self._sizes, self._conventions.multiple)
@@ -151,6 +171,10 @@ class Encoder:
     @torch.no_grad()
     def _source(self, source: Tensor) -> Encoded:
         return self._conventions.encode_source(self._loaded(encode=False), source)
+
+    @torch.no_grad()
+    def _target(self, image: Tensor) -> Encoded:
+        return {TARGET: self._conventions.encode_target(self._loaded(encode=False), image)}
 
     def _loaded(self, *, encode: bool) -> Any:
         if self._pipe is None or (encode and not self._can_encode):
@@ -203,12 +227,17 @@ class _Images:
         self._fits = fits
 
     @cached_property
-    def example(self) -> Example:
+    def _example(self) -> Example:
         return self._examples[self._row]
 
     @cached_property
     def sources(self) -> list[Tensor]:
-        return [fitted(source, fit) for source, fit in zip(self.example.sources, self._fits, strict=True)]
+        return [fitted(source, fit) for source, fit in zip(self._example.sources, self._fits, strict=True)]
+
+    @property
+    def target(self) -> Tensor:
+        assert self._example.target is not None
+        return self._example.target
 
 
 def _fingerprint(component: Path) -> str:

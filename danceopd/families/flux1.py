@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import Encoded, PromptRow, stack, stack_sources
-from danceopd.families.conventions import Conventions, decode_shifted, pack, pixels, unpack
+from danceopd.families.conventions import Conventions, decode_shifted, encode_shifted, pack, pixels, unpack
 from danceopd.families.shift import dynamic_shift, even_sigmas
 
 
@@ -67,6 +67,10 @@ class Flux1(Conventions):
         """`latent` [16, h, w]: the mode of the VAE's distribution, scaled as the sample is."""
         image = pixels(source, pipe.vae.dtype, pipe.vae.device)
         return {"latent": pipe._encode_vae_image(image, None)[0]}
+
+    def encode_target(self, pipe: Any, image: Tensor) -> Tensor:
+        """From the VAE, scaled and shifted."""
+        return encode_shifted(pipe.vae, image)
 
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Through the VAE, whose latents are scaled and shifted."""

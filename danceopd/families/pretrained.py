@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from danceopd.data import RowContent, Rows, buckets, check_rows, load_rows, nearest_bucket
+from danceopd.data import RowContent, Rows, buckets, check_rows, check_targets, load_rows, nearest_bucket
 from danceopd.families.base import Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import RowsCondition
@@ -188,17 +188,27 @@ class PretrainedFamily:
         rows = [self._encoder.encode(example) for example in examples]
         return RowsCondition(tuple(rows)).to(self.device)
 
-    def prepare(self, data: Sequence[Examples], folder: Path) -> list[EncodedRows]:
+    def prepare(self, data: Sequence[Examples], folder: Path, *, targets: bool = False) -> list[EncodedRows]:
         """Encode every row once into `folder`, or find it there, and free the encoders.
 
         Transformers that are on the device already wait on the CPU meanwhile: beside them the encoders of the
         large families would not fit.
+
+        Args:
+            data: the rows of each route.
+            folder: of the cache.
+            targets: encode the rows' targets as well, at the size of the image that the row asks for.
+
+        Raises:
+            ValueError: a row cannot be encoded, or has no target where they are asked for.
         """
+        if targets:
+            check_targets(data)
         placed = [] if self.device.type == "cpu" else self._placed
         try:
             for model in placed:
                 _move(model, torch.device("cpu"))
-            return [self._encoder.prepare(examples, folder, self._size_of) for examples in data]
+            return [self._encoder.prepare(rows, folder, self._size_of, targets=targets) for rows in data]
         finally:
             self._encoder.release()
             for model in placed:

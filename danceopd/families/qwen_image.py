@@ -93,14 +93,19 @@ class QwenImage(Conventions):
         frame = pixels(source, pipe.vae.dtype, pipe.vae.device)[:, :, None]
         return {"latent": pipe._encode_vae_image(frame, None)[0, :, 0]}
 
+    def encode_target(self, pipe: Any, image: Tensor) -> Tensor:
+        """From the VAE as one frame, normalised channel by channel."""
+        vae = pipe.vae
+        frame = pixels(image, vae.dtype, vae.device)[:, :, None]
+        mode = vae.encode(frame).latent_dist.mode()[:, :, 0].float()
+        mean, std = _statistics(vae, mode)
+        return ((mode - mean) / std)[0]
+
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Out of the normalisation, through the VAE as one frame."""
         vae = pipe.vae
         latents = sample.to(vae.dtype)
-        mean, std = (
-            latents.new_tensor(values).view(1, -1, 1, 1)
-            for values in (vae.config.latents_mean, vae.config.latents_std)
-        )
+        mean, std = _statistics(vae, latents)
         return vae.decode((latents * std + mean)[:, :, None], return_dict=False)[0][:, :, 0]
 
     def layout(self, row: PromptRow) -> Hashable:
@@ -134,6 +139,14 @@ class QwenImage(Conventions):
         norm = pack(cond.float()).norm(dim=-1, keepdim=True)
         guided = pack(ops.guide(uncond.float(), cond.float(), scale))
         return unpack(normalize(guided, dim=-1) * norm, *cond.shape[-2:]).to(cond.dtype)
+
+
+def _statistics(vae: Any, sample: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = (
+        sample.new_tensor(values).view(1, -1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return mean, std
 
 
 def _read_size(pipe: Any, source: Tensor, area: int) -> Image.Image:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import Encoded, PromptRow
-from danceopd.families.conventions import Conventions, decode_shifted
+from danceopd.families.conventions import Conventions, decode_shifted, encode_shifted
 from danceopd.families.shift import dynamic_shift
 
 _PATCH = 2
@@ -77,6 +77,10 @@ class ZImage(Conventions):
         ((latent,),) = pipe.prepare_image_latents([pipe.image_processor.preprocess(image)], **there)
         ((features,),) = pipe.prepare_siglip_embeds([image], **there)
         return {"latent": latent, "features": features}
+
+    def encode_target(self, pipe: Any, image: Tensor) -> Tensor:
+        """From the VAE, scaled and shifted."""
+        return encode_shifted(self._autoencoder(pipe), image)
 
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Through the VAE, whose latents are scaled and shifted."""

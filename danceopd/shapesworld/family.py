@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from danceopd.data import content_key
+from danceopd.data import check_targets, content_key
 from danceopd.families.base import EncodedWhenAsked, Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
@@ -59,6 +59,9 @@ class TaskExamples:
         """Changes when the world does, the categories, or the split."""
         about = (VERSION, self.tasks.categories, self.tasks.split, len(self))
         return content_key("shapesworld", *about)
+
+    def check_targets(self) -> None:
+        """Every task has one."""
 
 
 class ShapesWorldFamily:
@@ -144,9 +147,17 @@ class ShapesWorldFamily:
         sources = [from_pixels(example.sources[0]) if example.sources else None for example in examples]
         return ShapesCondition.from_prompts([example.prompt for example in examples], sources).to(self.device)
 
-    def prepare(self, data: Sequence[Examples], folder: Path) -> list[EncodedWhenAsked]:
-        """Nothing to do ahead: words are looked up in a table, and images are their own latents."""
-        return [EncodedWhenAsked(self, examples, self.shape()) for examples in data]
+    def prepare(
+        self, data: Sequence[Examples], folder: Path, *, targets: bool = False
+    ) -> list[EncodedWhenAsked]:
+        """Nothing to do ahead: words are looked up in a table, and images are their own latents.
+
+        Raises:
+            ValueError: a row has no target where they are asked for.
+        """
+        if targets:
+            check_targets(data)
+        return [EncodedWhenAsked(self, examples, self.shape(), from_pixels) for examples in data]
 
     def guided(self, field: VelocityField, scale: float) -> VelocityField:
         """`field` under classifier-free guidance; itself at scale 1."""
