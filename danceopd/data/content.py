@@ -34,6 +34,7 @@ class RowContent:
     sources: tuple[ImageContent, ...] = ()
     target: ImageContent | None = None
     size: tuple[int, int] | None = None
+    mask: ImageContent | None = None
 
 
 @runtime_checkable
@@ -66,11 +67,12 @@ def content_of(example: Example) -> RowContent:
         tuple(map(_of_pixels, example.sources)),
         None if example.target is None else _of_pixels(example.target),
         example.size,
+        None if example.mask is None else _of_pixels(example.mask),
     )
 
 
 def rows_fingerprint(examples: Examples) -> str:
-    """A key of the rows of a route: other prompts, images, sizes or another order have another one.
+    """A key of the rows of a route: other prompts, images, masks, sizes or another order have another one.
 
     Rows of files that were checked are not read again, and endless ones have a key of their own. Encoded
     images count by their bytes, so one that is saved anew is another one; their paths do not count.
@@ -90,5 +92,5 @@ def _of_pixels(image: Tensor) -> ImageContent:
 
 def _parts(content: RowContent) -> list[object]:
     """A row as `content_key` takes it; meta is for scorers and changes nothing that is trained on."""
-    target = None if content.target is None else content.target.key
-    return [content.prompt, [source.key for source in content.sources], target, content.size]
+    target, mask = (image and image.key for image in (content.target, content.mask))
+    return [content.prompt, [source.key for source in content.sources], target, mask, content.size]

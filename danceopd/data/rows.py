@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from danceopd.data.columns import read_as
-from danceopd.data.content import RowContent
+from danceopd.data.content import ImageContent, RowContent
 from danceopd.data.errors import DataError, shown
-from danceopd.data.images import LoadedImage, is_blank, load_image
+from danceopd.data.images import LoadedImage, is_blank, load_image, load_mask
 from danceopd.data.tables import Table, open_table
 from danceopd.families.base import Example
 from danceopd.settings import nearest
@@ -66,8 +66,13 @@ class Rows:
         """
         prompt, size = self.prompt(row), self.size(row)
         sources, target = list(self._sources(row)), self._target(row)
+        mask = self._mask(row, [image.content for image in (target, *sources[:1]) if image])
         content = RowContent(
-            prompt, tuple(source.content for source in sources), target.content if target else None, size
+            prompt,
+            tuple(source.content for source in sources),
+            target.content if target else None,
+            size,
+            mask.content if mask else None,
         )
         # What was encoded, checked or compared under the first content must not be mistaken for the second.
         if self._contents.setdefault(self._kept[row], content) != content:
@@ -76,7 +81,11 @@ class Rows:
                 "they are during a run, and start it again."
             )
         return Example(
-            prompt, tuple(source.pixels for source in sources), target.pixels if target else None, size=size
+            prompt,
+            tuple(source.pixels for source in sources),
+            target.pixels if target else None,
+            size=size,
+            mask=mask.pixels if mask else None,
         )
 
     def content(self, row: int, /) -> RowContent:
@@ -168,6 +177,23 @@ class Rows:
         cell = self._cell(row, "target", what)
         return None if is_blank(cell) else load_image(cell, self._folder, what)
 
+    def _mask(self, row: int, images: Sequence[ImageContent]) -> LoadedImage | None:
+        if "mask" not in self._columns:
+            return None
+        what = f"the mask of {self.describe(row)}"
+        cell = self._cell(row, "mask", what)
+        if is_blank(cell):
+            return None
+        mask = load_mask(cell, self._folder, what)
+        size = mask.content.height, mask.content.width
+        if size not in [(image.height, image.width) for image in images]:
+            those = " and ".join(f"{image.height} x {image.width}" for image in images)
+            raise DataError(
+                f"{what} has {size[0]} x {size[1]} pixels but must have those of its target or first source "
+                f"({those or 'it has none'}): give one of that size, or leave the cell blank."
+            )
+        return mask
+
     def _cell(self, row: int, role: str, what: str) -> Any:
         try:
             return self._table.cell(self._columns[role], self._kept[row])
@@ -206,6 +232,8 @@ def load_rows(
     source                    path of the image to edit, or a JSON list of paths; blank for none
     source_2, source_3, ...   further images
     target                    path of the image that should come out; optional
+    mask                      path of a grey image of the size of the target or source, white where the
+                              edit changes it; blank where all of it counts
     height, width             pixels of the image to make; both columns or none
     route                     keeps a row for the route of that name alone
     ========================  ======================================================================

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import Condition, SigmaGrid, VelocityField
@@ -24,6 +25,8 @@ class Example:
         target: uint8 [3, H, W], what the data says should come out, for methods that learn from data.
         meta: whatever a scorer needs to judge the outcome.
         size: height and width in pixels of the image to make; the family's choice when None.
+        mask: uint8 [H, W], 255 where the edit changes the image and 0 where it keeps it, greys in part; of
+            the size of the target, or of the first source.
     """
 
     prompt: str
@@ -31,6 +34,7 @@ class Example:
     target: Tensor | None = None
     meta: Any = None
     size: tuple[int, int] | None = None
+    mask: Tensor | None = None
 
 
 class Examples(Protocol):
@@ -59,6 +63,16 @@ class Prepared(Protocol):
 
         Raises:
             ValueError: a row has no target, or targets were not asked for when the rows were prepared.
+        """
+        ...
+
+    def mask(self, rows: Sequence[int], /) -> Tensor:
+        """What of each latent cell is marked, fp32 [R, 1, h, w] in 0 .. 1, on the family's device.
+
+        Ones for a row without a mask. `rows` are of one shape.
+
+        Raises:
+            ValueError: masks were not asked for when the rows were prepared.
         """
         ...
 
@@ -93,6 +107,16 @@ class EncodedWhenAsked:
     def target(self, rows: Sequence[int], /) -> Tensor:
         """The rows' targets, encoded now."""
         return torch.stack([self._latent(row) for row in rows]).to(self.family.device)
+
+    def mask(self, rows: Sequence[int], /) -> Tensor:
+        """The rows' masks, averaged over the cells of the latent."""
+        return torch.stack([self._shares(row) for row in rows]).to(self.family.device)
+
+    def _shares(self, row: int) -> Tensor:
+        mask, (height, width) = self.examples[row].mask, self.sample_shape[-2:]
+        if mask is None:
+            return torch.ones(1, height, width)
+        return adaptive_avg_pool2d(mask[None].to(torch.float32) / 255, (height, width))
 
     def _latent(self, row: int) -> Tensor:
         target = self.examples[row].target
@@ -183,13 +207,16 @@ class Family(Protocol):
         """Prompts and sources as the model's condition, on `device`."""
         ...
 
-    def prepare(self, data: Sequence[Examples], folder: Path, *, targets: bool = False) -> Sequence[Prepared]:
+    def prepare(
+        self, data: Sequence[Examples], folder: Path, *, targets: bool = False, masks: bool = False
+    ) -> Sequence[Prepared]:
         """Encode every row of every route once, keep what costs much in `folder`, free the encoders.
 
         Args:
             data: the rows of each route.
             folder: where encoded rows are kept.
             targets: encode the rows' targets as well.
+            masks: bring the rows' masks to the cells of their latents as well.
 
         Raises:
             ValueError: a row has no target where they are asked for.

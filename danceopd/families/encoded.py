@@ -13,6 +13,7 @@ from danceopd.data import TensorCache
 from danceopd.families.conditions import Encoded, PromptRow, RowsCondition
 
 TARGET: Final = "latent"  # what the cache calls the one tensor of a target
+MASK: Final = "mask"  # and of a mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Entry:
     negative: str
     sources: tuple[str, ...]
     target: str | None
+    mask: str | None
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class EncodedRows:
         entries: one per row.
         shapes: of each row's latent, [C, h, w].
         device: where the rows are wanted.
+        has_masks: whether the rows' masks were asked for.
     """
 
     cache: TensorCache
     entries: Sequence[Entry]
     shapes: Sequence[tuple[int, ...]]
     device: torch.device
+    has_masks: bool
     _negatives: dict[str, Encoded] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -66,6 +70,20 @@ class EncodedRows:
         if key is None:
             raise ValueError(f"row {row} has no target: give it one, and prepare the rows with targets=True.")
         return self._read(key)[TARGET]
+
+    def mask(self, rows: Sequence[int], /) -> Tensor:
+        """What of each latent cell is marked, fp32 [R, 1, h, w] in 0 .. 1; ones for rows without a mask.
+
+        Raises:
+            ValueError: rows were prepared without masks.
+        """
+        if not self.has_masks:
+            raise ValueError("masks were not asked for: prepare the rows with masks=True.")
+        return torch.stack([self._shares(row) for row in rows]).to(self.device)
+
+    def _shares(self, row: int) -> Tensor:
+        key = self.entries[row].mask
+        return torch.ones(1, *self.shapes[row][-2:]) if key is None else self._read(key)[MASK]
 
     def _row(self, entry: Entry) -> PromptRow:
         if len(self._negatives) > 64:  # few where they are the empty prompt, one a row where they see images

@@ -18,8 +18,8 @@ from danceopd.families.base import Example, Examples
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import Encoded, PromptRow
 from danceopd.families.conventions import Conventions
-from danceopd.families.encoded import TARGET, EncodedRows, Entry
-from danceopd.families.fitting import Fit, cover, fitted, source_fit
+from danceopd.families.encoded import MASK, TARGET, EncodedRows, Entry
+from danceopd.families.fitting import Fit, cell_shares, cover, fitted, source_fit
 
 _FORMAT: Final = 2  # of what is cached; raised when an adapter encodes differently than before
 
@@ -70,6 +70,7 @@ class Encoder:
         size: Callable[[RowContent], tuple[int, int]],
         *,
         targets: bool = False,
+        masks: bool = False,
     ) -> EncodedRows:
         """All rows of a route, each encoded once in the life of `folder`; only for that its images are read.
 
@@ -78,21 +79,31 @@ class Encoder:
             folder: of the cache.
             size: height and width in pixels of the image that a row asks for.
             targets: encode the rows' targets too, where they have one.
+            masks: bring the rows' masks to the cells of their latents too.
         """
         cache = _Filling(TensorCache(folder))
         entries, shapes = [], []
-        for row in track(
+        for number in track(
             range(len(examples)),
             "encoding",
             console=Console(stderr=True),
             transient=True,
             disable=not _is_shown(),
         ):
-            content = row_content(examples, row)
-            wanted = size(content)
+            content = row_content(examples, number)
+            self._check_number(len(content.sources))
+            fits = [self._fit(source.height, source.width) for source in content.sources]
+            row, wanted = _Row(examples, number, content, fits), size(content)
             shapes.append(self._conventions.shape(*wanted))
-            entries.append(self._entry(examples, row, content, cache, wanted if targets else None))
-        return EncodedRows(cache.cache, entries, shapes, self._device)
+            entries.append(
+                Entry(
+                    *self._prompts(row, cache),  # first: with the text encoders comes the VAE as well
+                    sources=self._sources(row, cache),
+                    target=self._target(row, cache, wanted) if targets else None,
+                    mask=self._mask(row, cache, wanted) if masks else None,
+                )
+            )
+        return EncodedRows(cache.cache, entries, shapes, self._device, has_masks=masks)
 
     def check_sources(self, example: Example) -> None:
         """Raise ValueError where `encode` would for an example's sources; no pixel is touched."""
@@ -113,40 +124,41 @@ class Encoder:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _entry(
-        self,
-        examples: Examples,
-        row: int,
-        content: RowContent,
-        cache: _Filling,
-        target_size: tuple[int, int] | None,
-    ) -> Entry:
-        """The keys of a row, put into the cache where they are not; of its target only if that has a size."""
-        self._check_number(len(content.sources))
-        fits = [self._fit(source.height, source.width) for source in content.sources]
-        images = _Images(examples, row, fits)
-        keys = tuple(
-            content_key(self._identity(), "source", source.key, *fit)
-            for source, fit in zip(content.sources, fits, strict=True)
-        )
-        seen = self._conventions.read_with_prompt(keys)
+    def _prompts(self, row: _Row, cache: _Filling) -> tuple[str, str]:
+        """Keys of the prompt and the negative one, put into the cache where they are not."""
+        seen = self._conventions.read_with_prompt(self._source_keys(row))
 
-        def source(number: int) -> Encoded:
-            return self._source(images.sources[number])
-
-        def prompt(words: str) -> str:
+        def keep(words: str) -> str:
             key = content_key(self._identity(), "prompt", words, *seen)
-            return cache.keep(key, lambda: self._prompt(words, images.sources))
+            return cache.keep(key, lambda: self._prompt(words, row.sources))
 
+        return keep(row.content.prompt), keep(self._conventions.negative_prompt)
+
+    def _sources(self, row: _Row, cache: _Filling) -> tuple[str, ...]:
+        keys = self._source_keys(row)
         for number, key in enumerate(keys):
-            cache.keep(key, partial(source, number))
-        target = None
-        if content.target is not None and target_size is not None:
-            fit = cover(content.target.height, content.target.width, target_size)
-            target = content_key(self._identity(), "target", content.target.key, *fit)
-            cache.keep(target, lambda: self._target(fitted(images.target, fit)))
-        negative = self._conventions.negative_prompt
-        return Entry(prompt(content.prompt), prompt(negative), keys, target)
+            cache.keep(key, partial(lambda place: self._source(row.sources[place]), number))
+        return keys
+
+    def _source_keys(self, row: _Row) -> tuple[str, ...]:
+        pairs = zip(row.content.sources, row.fits, strict=True)
+        return tuple(content_key(self._identity(), "source", source.key, *fit) for source, fit in pairs)
+
+    def _target(self, row: _Row, cache: _Filling, size: tuple[int, int]) -> str | None:
+        target = row.content.target
+        if target is None:
+            return None
+        fit = cover(target.height, target.width, size)
+        key = content_key(self._identity(), "target", target.key, *fit)
+        return cache.keep(key, lambda: self._latent(fitted(row.target, fit)))
+
+    def _mask(self, row: _Row, cache: _Filling, size: tuple[int, int]) -> str | None:
+        mask = row.content.mask
+        if mask is None:
+            return None
+        fit, cells = cover(mask.height, mask.width, size), self._conventions.shape(*size)[-2:]
+        key = content_key("mask", _FORMAT, mask.key, *fit, cells)
+        return cache.keep(key, lambda: {MASK: cell_shares(row.mask, fit, cells)})
 
     def _fit(self, height: int, width: int) -> Fit:
         return source_fit(height, width, self._sizes, self._conventions.multiple)
@@ -173,7 +185,7 @@ class Encoder:
         return self._conventions.encode_source(self._loaded(encode=False), source)
 
     @torch.no_grad()
-    def _target(self, image: Tensor) -> Encoded:
+    def _latent(self, image: Tensor) -> Encoded:
         return {TARGET: self._conventions.encode_target(self._loaded(encode=False), image)}
 
     def _loaded(self, *, encode: bool) -> Any:
@@ -218,26 +230,32 @@ class _Filling:
         return key
 
 
-class _Images:
-    """The images of a row, decoded when one of them is to be encoded, and once."""
+class _Row:
+    """A row by its content; its images are decoded when one of them is to be encoded, and once."""
 
-    def __init__(self, examples: Examples, row: int, fits: Sequence[Fit]) -> None:
+    def __init__(self, examples: Examples, number: int, content: RowContent, fits: Sequence[Fit]) -> None:
         self._examples = examples
-        self._row = row
-        self._fits = fits
+        self._number = number
+        self.content = content
+        self.fits = fits
 
     @cached_property
     def _example(self) -> Example:
-        return self._examples[self._row]
+        return self._examples[self._number]
 
     @cached_property
     def sources(self) -> list[Tensor]:
-        return [fitted(source, fit) for source, fit in zip(self._example.sources, self._fits, strict=True)]
+        return [fitted(source, fit) for source, fit in zip(self._example.sources, self.fits, strict=True)]
 
     @property
     def target(self) -> Tensor:
         assert self._example.target is not None
         return self._example.target
+
+    @property
+    def mask(self) -> Tensor:
+        assert self._example.mask is not None
+        return self._example.mask
 
 
 def _fingerprint(component: Path) -> str:

@@ -81,6 +81,33 @@ def fitted(image: Tensor, fit: Fit) -> Tensor:
     return image[:, top : top + rows, left : left + columns].contiguous()
 
 
+def cell_shares(mask: Tensor, fit: Fit, cells: tuple[int, int]) -> Tensor:
+    """How much of each latent cell a mask marks, exactly by area: fp32 [1, h, w] in 0 .. 1.
+
+    Args:
+        mask: uint8 [H, W]; 255 marks a pixel, greys mark it in part.
+        fit: how the image that the mask is of is brought to the size that the cells divide.
+        cells: h and w.
+    """
+    sides = [
+        _overlaps(length, begin * length / scaled, (begin + kept) * length / scaled, number)
+        for length, begin, scaled, kept, number in zip(
+            mask.shape, _corner(fit), fit.scaled, fit.cropped, cells, strict=True
+        )
+    ]
+    down, across = sides
+    shares = down @ (mask.to(torch.float64) / 255) @ across.T
+    return shares.clamp(0, 1).to(torch.float32)[None]
+
+
+def _overlaps(length: int, start: float, stop: float, cells: int) -> Tensor:
+    """Weights [cells, length] that average pixels over equal cells from `start` to `stop`."""
+    edges = torch.linspace(start, stop, cells + 1, dtype=torch.float64)
+    lower, upper = edges[:-1, None], edges[1:, None]
+    pixels = torch.arange(length, dtype=torch.float64)
+    return (upper.minimum(pixels + 1) - lower.maximum(pixels)).clamp(min=0) / (upper - lower)
+
+
 def _corner(fit: Fit) -> tuple[int, int]:
     """Rows above and columns left of what is kept, in the scaled image."""
     return (fit.scaled[0] - fit.cropped[0]) // 2, (fit.scaled[1] - fit.cropped[1]) // 2

@@ -188,7 +188,9 @@ class PretrainedFamily:
         rows = [self._encoder.encode(example) for example in examples]
         return RowsCondition(tuple(rows)).to(self.device)
 
-    def prepare(self, data: Sequence[Examples], folder: Path, *, targets: bool = False) -> list[EncodedRows]:
+    def prepare(
+        self, data: Sequence[Examples], folder: Path, *, targets: bool = False, masks: bool = False
+    ) -> list[EncodedRows]:
         """Encode every row once into `folder`, or find it there, and free the encoders.
 
         Transformers that are on the device already wait on the CPU meanwhile: beside them the encoders of the
@@ -198,6 +200,7 @@ class PretrainedFamily:
             data: the rows of each route.
             folder: of the cache.
             targets: encode the rows' targets as well, at the size of the image that the row asks for.
+            masks: bring the rows' masks to the cells of that image's latent as well.
 
         Raises:
             ValueError: a row cannot be encoded, or has no target where they are asked for.
@@ -208,7 +211,10 @@ class PretrainedFamily:
         try:
             for model in placed:
                 _move(model, torch.device("cpu"))
-            return [self._encoder.prepare(rows, folder, self._size_of, targets=targets) for rows in data]
+            return [
+                self._encoder.prepare(rows, folder, self._size_of, targets=targets, masks=masks)
+                for rows in data
+            ]
         finally:
             self._encoder.release()
             for model in placed:

@@ -37,10 +37,15 @@ _STUDENT = "student"
 
 
 def as_example(task: Task) -> Example:
-    """A task as a row: its prompt, its source and target as uint8 [3, 16, 16], and itself as `meta`."""
-    scenes = [task.target] if task.source is None else [task.target, task.source]
-    images = to_pixels(render(scenes))
-    return Example(task.prompt, (images[1],) if task.source is not None else (), images[0], task)
+    """A task as a row: its prompt, its source and target as uint8 [3, 16, 16], and itself as `meta`.
+
+    The mask of an edit marks the pixels in which source and target differ.
+    """
+    if task.source is None:
+        return Example(task.prompt, target=to_pixels(render([task.target]))[0], meta=task)
+    target, source = to_pixels(render([task.target, task.source]))
+    changed = (target != source).any(0).to(torch.uint8) * 255
+    return Example(task.prompt, (source,), target, task, mask=changed)
 
 
 class TaskExamples:
@@ -148,7 +153,7 @@ class ShapesWorldFamily:
         return ShapesCondition.from_prompts([example.prompt for example in examples], sources).to(self.device)
 
     def prepare(
-        self, data: Sequence[Examples], folder: Path, *, targets: bool = False
+        self, data: Sequence[Examples], folder: Path, *, targets: bool = False, masks: bool = False
     ) -> list[EncodedWhenAsked]:
         """Nothing to do ahead: words are looked up in a table, and images are their own latents.
 

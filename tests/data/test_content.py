@@ -16,14 +16,15 @@ from danceopd.data.content import content_of
 from danceopd.families import Example, load_family
 from tests.data import pictures
 
-HEADER = "prompt,source,source_2,target,height,width\n"
-LINES = ("a,a.png,b.png,c.png,64,32", "b,a.png,,c.png,,", "c,,,,32,64")
+HEADER = "prompt,source,source_2,target,mask,height,width\n"
+LINES = ("a,a.png,b.png,c.png,d.png,64,32", "b,a.png,,c.png,,,", "c,,,,,32,64")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for seed, name in enumerate("abc"):
         pictures.save(tmp_path / f"{name}.png", 6 + seed, 4, seed)
+    pictures.save(tmp_path / "d.png", 8, 4, seed=7)
     write(tmp_path, *LINES)
     return tmp_path
 
@@ -50,15 +51,17 @@ def test_the_same_rows_have_the_same_fingerprint_wherever_they_lie(folder: Path,
 
 
 CHANGES: dict[str, Callable[[Path], Any]] = {
-    "a prompt": lambda folder: write(folder, LINES[0], LINES[1], "d,,,,32,64"),
+    "a prompt": lambda folder: write(folder, LINES[0], LINES[1], "d,,,,,32,64"),
     "the order": lambda folder: write(folder, LINES[0], LINES[2], LINES[1]),
     "a row more": lambda folder: write(folder, *LINES, LINES[2]),
-    "a size": lambda folder: write(folder, LINES[0], LINES[1], "c,,,,64,64"),
-    "no size": lambda folder: write(folder, LINES[0], LINES[1], "c,,,,,"),
-    "the order of sources": lambda folder: write(folder, "a,b.png,a.png,c.png,64,32", *LINES[1:]),
-    "one source less": lambda folder: write(folder, "a,a.png,,c.png,64,32", *LINES[1:]),
-    "no target": lambda folder: write(folder, LINES[0], "b,a.png,,,,", LINES[2]),
-    "source and target": lambda folder: write(folder, LINES[0], "b,c.png,,a.png,,", LINES[2]),
+    "a size": lambda folder: write(folder, LINES[0], LINES[1], "c,,,,,64,64"),
+    "no size": lambda folder: write(folder, LINES[0], LINES[1], "c,,,,,,"),
+    "the order of sources": lambda folder: write(folder, "a,b.png,a.png,c.png,d.png,64,32", *LINES[1:]),
+    "one source less": lambda folder: write(folder, "a,a.png,,c.png,d.png,64,32", *LINES[1:]),
+    "no target": lambda folder: write(folder, LINES[0], "b,a.png,,,,,", LINES[2]),
+    "source and target": lambda folder: write(folder, LINES[0], "b,c.png,,a.png,,,", LINES[2]),
+    "no mask": lambda folder: write(folder, "a,a.png,b.png,c.png,,64,32", *LINES[1:]),
+    "pixels of a mask": lambda folder: pictures.save(folder / "d.png", 8, 4, seed=9),
     "pixels of a source": lambda folder: pictures.save(folder / "b.png", 7, 4, seed=9),
     "pixels of a target": lambda folder: pictures.save(folder / "c.png", 8, 4, seed=9),
 }
@@ -135,6 +138,7 @@ def test_examples_in_memory_are_known_by_their_pixels() -> None:
         replace(example, sources=(image(2), image(1))),
         replace(example, target=None),
         replace(example, size=None),
+        replace(example, mask=torch.ones(6, 4, dtype=torch.uint8)),
         replace(example, sources=(image(1), image(2).transpose(1, 2))),
     ]
     keys = {rows_fingerprint([other]) for other in others} | {one, rows_fingerprint([example] * 2)}

@@ -106,7 +106,7 @@ class TinyFamily:
         return TinyCondition(torch.sin(numbers * torch.arange(1.0, 5.0)))
 
     def prepare(
-        self, data: Sequence[Examples], folder: Path, *, targets: bool = False
+        self, data: Sequence[Examples], folder: Path, *, targets: bool = False, masks: bool = False
     ) -> list[EncodedWhenAsked]:
         return [EncodedWhenAsked(self, examples, SHAPE, self._latent) for examples in data]
 
