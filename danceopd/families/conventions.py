@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from danceopd import ops
+from danceopd.data import buckets
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import Encoded, PromptRow
 from danceopd.families.lora import Lora
@@ -35,6 +36,7 @@ class Conventions(ABC):
         max_sources: source images of one sample at most; 0 where the family cannot edit.
         default_guidance: the guidance vector of a guidance-distilled model when none is asked for.
         needs_source: whether a sample without a source image cannot be made.
+        scales_up: whether the pipeline scales small sources up, to the area that large ones come down to.
         comfyui_prefix: what ComfyUI expects before the layers' names in a LoRA's file.
     """
 
@@ -45,6 +47,7 @@ class Conventions(ABC):
     default_guidance: ClassVar[float] = 1.0
     max_sources: int = 0
     needs_source: bool = False
+    scales_up: bool = False
     comfyui_prefix: ClassVar[str] = "diffusion_model."
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -68,6 +71,13 @@ class Conventions(ABC):
     @abstractmethod
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Latent shape [C, h, w] of an image of `height` x `width` pixels."""
+
+    def sizes(self, resolution: int) -> tuple[tuple[int, int], ...]:
+        """Heights and widths in pixels, about `resolution` squared, that images without a size are given.
+
+        Sources are brought to them too.
+        """
+        return buckets(resolution, self.multiple)
 
     @abstractmethod
     def schedule(self, num_steps: int, shape: Sequence[int]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Encoder:
         conventions: its family's conventions.
         dtype: of the encoders.
         device: where they run.
-        sizes: what larger source images are brought to, the one of the nearest aspect ratio.
+        sizes: what source images are brought to, the one of the nearest aspect ratio.
     """
 
     def __init__(
@@ -161,7 +161,8 @@ class Encoder:
         return cache.keep(key, lambda: {MASK: cell_shares(row.mask, fit, cells)})
 
     def _fit(self, height: int, width: int) -> Fit:
-        return source_fit(height, width, self._sizes, self._conventions.multiple)
+        about = self._conventions
+        return source_fit(height, width, self._sizes, about.multiple, scales_up=about.scales_up)
 
     def _check_number(self, sources: int) -> None:
         if self._conventions.needs_source and not sources:

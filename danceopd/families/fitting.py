@@ -27,31 +27,36 @@ class Fit(NamedTuple):
     cropped: tuple[int, int]
 
 
-def source_fit(height: int, width: int, sizes: Sequence[tuple[int, int]], multiple: int) -> Fit:
-    """How a source image is brought to one of `sizes`, or smaller; its sides become multiples of `multiple`.
+def source_fit(
+    height: int, width: int, sizes: Sequence[tuple[int, int]], multiple: int, *, scales_up: bool
+) -> Fit:
+    """How a source image is brought to one of `sizes`; its sides become multiples of `multiple`.
 
-    A larger one is scaled down to cover the size nearest to its aspect ratio, which is also that of the image
-    to be made of it: rows of different photographs then share a forward. A smaller one keeps its size. What
-    is left over is cropped around the center; nothing is ever scaled up.
+    It is scaled to cover the size nearest to its aspect ratio, which is also that of the image to be made of
+    it: rows of different photographs then share a forward. Where that would crop too much it keeps its aspect
+    ratio. One that is smaller than that size, where it is not to be scaled up, keeps its own. What is left
+    over is cropped around the center.
 
     Args:
         height: of the image.
         width: of the image.
         sizes: height and width in pixels, multiples of `multiple`; see `danceopd.data.buckets`.
         multiple: at least 1.
+        scales_up: whether a small one is scaled up.
 
     Raises:
         ValueError: a side is shorter than `multiple`.
     """
     rows, columns = nearest_bucket(height, width, sizes)
-    if height * width > rows * columns:
+    if scales_up or height * width > rows * columns:
         covering = cover(height, width, (rows, columns))
         (scaled_height, scaled_width), _ = covering
-        shrinks = scaled_height <= height and scaled_width <= width
-        if shrinks and rows * columns >= _KEPT * scaled_height * scaled_width:
+        grows = scaled_height > height or scaled_width > width
+        if (scales_up or not grows) and rows * columns >= _KEPT * scaled_height * scaled_width:
             return covering
-        # A strip, of which no size would leave enough: it keeps its aspect ratio.
-        factor = min(1.0, (max(h * w for h, w in sizes) / (height * width)) ** 0.5)
+        # A strip, of which no size would leave enough.
+        factor = (max(h * w for h, w in sizes) / (height * width)) ** 0.5
+        factor = factor if scales_up else min(1.0, factor)
         height, width = max(1, int(height * factor)), max(1, int(width * factor))
     rows, columns = height // multiple * multiple, width // multiple * multiple
     if not rows or not columns:

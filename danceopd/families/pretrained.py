@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from danceopd.data import RowContent, Rows, buckets, check_rows, check_targets, load_rows, nearest_bucket
+from danceopd.data import RowContent, Rows, check_rows, check_targets, load_rows, nearest_bucket
 from danceopd.families.base import Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import RowsCondition
@@ -100,8 +100,8 @@ class PretrainedFamily:
         self.dtype = dtype
         self.device = torch.device(device)
         self.resolution = resolution
-        self._buckets = buckets(resolution, multiple)
-        self._encoder = Encoder(checkpoint, conventions, dtype, self.device, sizes=self._buckets)
+        self._sizes = conventions.sizes(resolution)
+        self._encoder = Encoder(checkpoint, conventions, dtype, self.device, sizes=self._sizes)
         self._base: nn.Module | None = None
         self._placed: list[nn.Module] = []
         self._others: dict[tuple[Path, bool, str | None], nn.Module] = {}
@@ -133,7 +133,7 @@ class PretrainedFamily:
                 )
             return height, width
         if source is not None:
-            return nearest_bucket(*source, self._buckets)
+            return nearest_bucket(*source, self._sizes)
         return self.resolution, self.resolution
 
     def _size_of(self, content: RowContent) -> tuple[int, int]:

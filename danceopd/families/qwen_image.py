@@ -8,9 +8,9 @@ neighbours. Guidance is classifier-free, each token of the guided velocity resca
 conditional one.
 
 The language model reads the sources together with the prompt, scaled to an area of their own: 1024 x 1024
-for Edit, 384 x 384 for Edit-Plus. For the VAE a source keeps the size it comes in, where the pipelines
-scale it to 1024 x 1024. Edit-Plus may also go without a source, as its prompt encoder can, though its
-pipeline does not.
+for Edit, 384 x 384 for Edit-Plus. For the VAE the pipelines scale them, up or down, to the area of 1024 x
+1024; here to that of the run's resolution. Edit-Plus may also go without a source, as its prompt encoder can,
+though its pipeline does not.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class QwenImage(Conventions):
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
         self.max_sources = _SOURCES[self.pipeline_name]
+        self.scales_up = self.max_sources > 0
         self.needs_source = self.pipeline_name == "QwenImageEditPipeline"
 
     @property

@@ -31,16 +31,35 @@ def image(height: int, width: int) -> Tensor:
         ((16, 16), (16, 16)),
     ],
 )
-def test_sources_are_scaled_down_and_cropped_never_up(size: tuple[int, int], wanted: tuple[int, int]) -> None:
-    source = fitted(image(*size), source_fit(*size, buckets(64, 16), 16))
+def test_some_families_scale_sources_down_and_never_up(
+    size: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    source = fitted(image(*size), source_fit(*size, buckets(64, 16), 16, scales_up=False))
     assert source.shape == (3, *wanted) and source.dtype == torch.uint8
     if size == wanted:
         assert torch.equal(source, image(*size))
 
 
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [
+        ((64, 64), (64, 64)),
+        ((16, 16), (64, 64)),
+        ((8, 10), (64, 64)),
+        ((24, 40), (48, 80)),
+        ((128, 128), (64, 64)),
+        ((4, 16), (32, 128)),
+        ((64, 256), (32, 128)),
+    ],
+)
+def test_other_families_scale_small_sources_up(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    source = fitted(image(*size), source_fit(*size, buckets(64, 16), 16, scales_up=True))
+    assert source.shape == (3, *wanted)
+
+
 def test_a_source_that_is_too_small_is_refused() -> None:
     with pytest.raises(ValueError, match="a source image of 8 x 40 pixels is too small"):
-        source_fit(8, 40, buckets(64, 16), 16)
+        source_fit(8, 40, buckets(64, 16), 16, scales_up=False)
 
 
 @given(
