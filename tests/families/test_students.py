@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from danceopd.families import Example, Student, StudentConfig, Teacher, load_family
+from danceopd.families import Student, StudentConfig, Teacher
 from danceopd.families.lora import Factors, combine
 from danceopd.families.pretrained import PretrainedFamily
 from danceopd.flow import VelocityField
 from danceopd.methods import Batch, update
 from tests.families import tiny
+from tests.families.fields import inputs, new_family, velocity
 from tests.families.parity import error, folder_of
 from tests.families.tiny.loras import make_lora
-from tests.families.tiny.words import PROMPTS
 
 torch.set_num_threads(1)
 
@@ -31,23 +31,6 @@ RANK, ALPHA = 4, 8.0
 def lora_of(seed: int) -> str:
     made = make_lora(tiny.build(KIND).transformer, Path(mkdtemp()), rank=RANK, alpha=ALPHA, seed=seed)
     return str(made.path)
-
-
-def new_family(dtype: torch.dtype = torch.float32) -> PretrainedFamily:
-    family = load_family(folder_of(KIND), resolution=32, dtype=dtype)
-    assert isinstance(family, PretrainedFamily)
-    return family
-
-
-def inputs(family: PretrainedFamily, rows: int = 3) -> tuple[Tensor, Tensor, Any]:
-    examples = [Example(PROMPTS[b % 3]) for b in range(rows)]
-    generator = torch.Generator().manual_seed(0)
-    sample = torch.randn(rows, *family.shape(examples[0]), generator=generator)
-    return sample, torch.linspace(0.2, 0.9, rows), family.encode(examples)
-
-
-def velocity(family: PretrainedFamily, field: VelocityField) -> Tensor:
-    return field(*inputs(family)).detach().float()
 
 
 def one_update(family: PretrainedFamily, student: Student, teachers: list[VelocityField]) -> Tensor:
@@ -63,7 +46,7 @@ def trained(student: Student) -> dict[str, Tensor]:
 
 
 def test_a_lora_student_starts_as_the_base_and_only_it_trains() -> None:
-    family = new_family()
+    family = new_family(KIND)
     student = family.student(StudentConfig(rank=3))
     base = velocity(family, family.teacher(Teacher("base")))
     assert torch.equal(velocity(family, student.field), base)
@@ -80,7 +63,7 @@ def test_a_lora_student_starts_as_the_base_and_only_it_trains() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_student_that_is_its_teacher_has_no_loss(dtype: torch.dtype, checkpointing: bool) -> None:
-    family = new_family(dtype)
+    family = new_family(KIND, dtype)
     teacher = Teacher("one", lora=lora_of(1))
     config = StudentConfig(rank=RANK, alpha=ALPHA, init="one", gradient_checkpointing=checkpointing)
     student = family.student(config, [teacher])
@@ -91,7 +74,7 @@ def test_a_student_that_is_its_teacher_has_no_loss(dtype: torch.dtype, checkpoin
 
 @pytest.mark.parametrize("rank", [RANK, 7, 2])
 def test_a_student_starts_from_a_teacher_of_another_rank(rank: int) -> None:
-    family = new_family()
+    family = new_family(KIND)
     teacher = Teacher("one", lora=lora_of(1), scale=0.5)
     student = family.student(StudentConfig(rank=rank, init="one"), [teacher])
     wanted, base = (velocity(family, family.teacher(t)) for t in (teacher, Teacher("base")))
@@ -105,7 +88,7 @@ def test_a_student_starts_from_a_teacher_of_another_rank(rank: int) -> None:
 
 
 def test_a_student_starts_from_a_merge(tmp_path: Path) -> None:
-    family = new_family()
+    family = new_family(KIND)
     teachers = [Teacher("one", lora=lora_of(1)), Teacher("two", lora=lora_of(2))]
     init = {"one": 0.75, "two": 0.25, lora_of(3): -0.5}
     lora = family.student(StudentConfig(rank=3 * RANK, init=init), teachers)
@@ -139,7 +122,7 @@ def test_gradient_checkpointing_changes_no_gradient(wide: bool, tmp_path: Path) 
     teacher = make_lora(tiny.build(KIND).transformer, tmp_path, targets=more, seed=1)
     gradients = []
     for checkpointing in (False, True):
-        family = new_family()
+        family = new_family(KIND)
         # Its adapter must not be the one that is recomputed.
         family.teacher(Teacher("first", lora=lora_of(3)))
         torch.manual_seed(0)  # of layers that the start leaves out
@@ -155,7 +138,7 @@ def test_gradient_checkpointing_changes_no_gradient(wide: bool, tmp_path: Path) 
 
 @pytest.mark.parametrize("alpha", [None, 6.0])
 def test_an_exported_lora_is_the_student_in_plain_diffusers(alpha: float | None, tmp_path: Path) -> None:
-    family = new_family()
+    family = new_family(KIND)
     student = family.student(StudentConfig(rank=3, alpha=alpha))
     with torch.no_grad():
         for parameter in trained(student).values():
@@ -168,17 +151,17 @@ def test_an_exported_lora_is_the_student_in_plain_diffusers(alpha: float | None,
     pipeline.load_lora_weights(tmp_path)
     assert error(predict(pipeline.transformer, *inputs(family)).detach(), wanted) < 5e-6
     assert error(before, wanted) > 0.01
-    again = new_family().teacher(Teacher("again", lora=str(path)))
+    again = new_family(KIND).teacher(Teacher("again", lora=str(path)))
     assert error(velocity(family, again), wanted) < 5e-6
 
 
 def test_an_exported_full_student_is_a_checkpoint(tmp_path: Path) -> None:
-    family = new_family()
+    family = new_family(KIND)
     student = family.student(StudentConfig(kind="full", init=lora_of(1)))
     wanted = velocity(family, student.field)
     assert student.export(tmp_path, trained(student)) == tmp_path / "transformer"
     for path in (tmp_path, tmp_path / "transformer"):
-        again = new_family().teacher(Teacher("again", checkpoint=str(path)))
+        again = new_family(KIND).teacher(Teacher("again", checkpoint=str(path)))
         assert torch.equal(velocity(family, again), wanted)
     further = family.student(StudentConfig(kind="full", init=str(tmp_path)))
     assert torch.equal(velocity(family, further.field), wanted)
@@ -198,25 +181,25 @@ def test_an_exported_full_student_is_a_checkpoint(tmp_path: Path) -> None:
 def test_a_start_that_cannot_be_is_one_sentence(settings: dict[str, Any], words: str) -> None:
     teachers = [Teacher("one", lora=lora_of(1)), Teacher("full", checkpoint=str(folder_of(KIND)))]
     with pytest.raises(ValueError) as caught:
-        new_family().student(StudentConfig(**settings), teachers)
+        new_family(KIND).student(StudentConfig(**settings), teachers)
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_base_is_the_base_whatever_a_teacher_is_called() -> None:
-    family = new_family()
+    family = new_family(KIND)
     base = velocity(family, family.teacher(Teacher("x")))
     student = family.student(StudentConfig(rank=2), [Teacher("base", lora=lora_of(1))])
     assert torch.equal(velocity(family, student.field), base)
 
 
 def test_a_family_holds_one_lora_student() -> None:
-    family = new_family()
+    family = new_family(KIND)
     family.student(StudentConfig(rank=2))
     with pytest.raises(ValueError, match="has a LoRA student already: load the family again"):
         family.student(StudentConfig(rank=2))
 
 
 def test_a_full_student_does_not_load_the_base() -> None:
-    family = new_family()
+    family = new_family(KIND)
     family.student(StudentConfig(kind="full", init=lora_of(1)))
     assert family._base is None
