@@ -110,7 +110,9 @@ def _fill(model: nn.Module, adapter: str, loras: list[tuple[Lora, float]], rank:
         layer, _, part = name.partition(".lora_")
         if part.startswith("A") and (factors := combine(loras, layer, rank, scale)) is not None:
             a = factors.a.to(value)
-            a = torch.where(a.abs().sum(dim=1, keepdim=True) > 0, a, value.detach())
+            # A row that is zero could never learn where its column of B is zero too; elsewhere it is the start's.
+            unused = ~(a.any(dim=1) | factors.b.any(dim=0).to(a.device))
+            a = torch.where(unused[:, None], value.detach(), a)
             filled[layer] = Factors(a, factors.b, factors.scale)
     set_factors(model, adapter, filled)
 

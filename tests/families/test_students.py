@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from danceopd.families import Student, StudentConfig, Teacher
@@ -96,6 +98,20 @@ def test_a_student_starts_from_a_merge(tmp_path: Path) -> None:
     merged = velocity(family, full.field)
     assert error(velocity(family, lora.field), merged) < 1e-5
     assert error(velocity(family, family.teacher(Teacher("base"))), merged) > 0.01
+
+
+def test_a_start_that_is_zero_in_one_factor_stays_what_it_is(tmp_path: Path) -> None:
+    tensors = load_file(lora_of(1))
+    for name, tensor in tensors.items():
+        if ".lora_A." in name:
+            tensor[0] = 0  # its column of B is not zero
+    path = tmp_path / "lora.safetensors"
+    with safe_open(lora_of(1), framework="pt") as file:
+        save_file(tensors, path, file.metadata())
+    family = new_family(KIND)
+    wanted = velocity(family, family.teacher(Teacher("one", lora=str(path))))
+    student = family.student(StudentConfig(rank=RANK, alpha=ALPHA, init=str(path)))
+    assert torch.equal(velocity(family, student.field), wanted)
 
 
 def test_combine_is_the_best_of_its_rank() -> None:
