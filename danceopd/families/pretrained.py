@@ -27,7 +27,7 @@ from danceopd.families.encoding import EncodedRows, Encoder
 from danceopd.families.lora import Lora, choose_layers, is_factor, linear_layers, load_adapter, rest_on
 from danceopd.families.lora_files import read_lora
 from danceopd.families.placement import OffloadedField, hold_in_int8
-from danceopd.families.students import Start, full_student, is_transformer, lora_student, other_transformer
+from danceopd.families.students import find_start, full_student, lora_student, other_transformer
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 
 STUDENT = "student"
@@ -250,7 +250,7 @@ class PretrainedFamily:
         """
         predict = self._predict(config.guidance_vector, "student")
         config = config.settled("lora")
-        start = self._start(config, teachers)
+        start = find_start(config, teachers, self._read_lora)
         if config.kind == "full":
             model = self.checkpoint.transformer(self.dtype)
             export = full_student(model, start, self.full_model)
@@ -356,25 +356,6 @@ class PretrainedFamily:
         elif guidance is None:
             guidance = self.conventions.default_guidance
         return Predict(self.conventions, self.dtype, guidance)
-
-    def _start(self, config: StudentConfig, teachers: Sequence[Teacher]) -> Start:
-        names = {config.init: 1.0} if isinstance(config.init, str) else config.init
-        known = {teacher.name: teacher for teacher in teachers}
-        start = Start()
-        for name, factor in names.items():
-            if name == "base":  # whatever a teacher is called
-                continue
-            if name in known:
-                teacher = known[name]
-                if teacher.checkpoint is not None:
-                    start.checkpoints.append((teacher.checkpoint, factor))
-                if teacher.lora is not None:
-                    start.loras.append((self.lora(teacher), factor * teacher.scale))
-            elif is_transformer(name):
-                start.checkpoints.append((name, factor))
-            else:
-                start.loras.append((self._read_lora(name), factor))
-        return start
 
 
 def _positions(shapes: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from danceopd.families.checkpoint import Checkpoint, is_repository
-from danceopd.families.config import StudentConfig
+from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.lora import (
     Factors,
     Lora,
@@ -45,6 +46,55 @@ class Start:
 
     loras: list[tuple[Lora, float]] = field(default_factory=list)
     checkpoints: list[tuple[str, float]] = field(default_factory=list)
+
+
+def find_start(
+    config: StudentConfig, teachers: Sequence[Teacher], read_lora: Callable[[str, str | None], Lora]
+) -> Start:
+    """What `config.init` names: teachers by their names, else full weights and adapters by their paths.
+
+    Args:
+        config: of the student.
+        teachers: of the run.
+        read_lora: ``read_lora(path_or_repo, weight_name)``, of the base's architecture.
+
+    Raises:
+        ValueError: it names what is not there, or a teacher that has no weights of its own.
+    """
+    names = {config.init: 1.0} if isinstance(config.init, str) else config.init
+    known = {teacher.name: teacher for teacher in teachers}
+    start = Start()
+    for name, factor in names.items():
+        if name == "base":  # whatever a teacher is called
+            continue
+        if name in known:
+            teacher = known[name]
+            if teacher.checkpoint is None and teacher.lora is None:
+                _check_is_start(teacher, alone=isinstance(config.init, str))
+            if teacher.checkpoint is not None:
+                start.checkpoints.append((teacher.checkpoint, factor))
+            if teacher.lora is not None:
+                start.loras.append((read_lora(teacher.lora, teacher.weight_name), factor * teacher.scale))
+        elif is_transformer(name):
+            start.checkpoints.append((name, factor))
+        else:
+            start.loras.append((read_lora(name, None), factor))
+    return start
+
+
+def _check_is_start(teacher: Teacher, *, alone: bool) -> None:
+    """Of teachers without weights only the plain base, and not in a sum of differences from the base."""
+    plain = dataclasses.replace(teacher, name="base") == Teacher("base")
+    if not plain:
+        raise ValueError(
+            f"student.init names teacher '{teacher.name}', which is guidance on the base and has no weights "
+            "to start from: start from 'base', and let a route ask that teacher."
+        )
+    if not alone:
+        raise ValueError(
+            f"student.init scales teacher '{teacher.name}', which is the base and differs in nothing from "
+            "it: leave it out."
+        )
 
 
 def lora_student(
@@ -110,7 +160,7 @@ def _fill(model: nn.Module, adapter: str, loras: list[tuple[Lora, float]], rank:
         layer, _, part = name.partition(".lora_")
         if part.startswith("A") and (factors := combine(loras, layer, rank, scale)) is not None:
             a = factors.a.to(value)
-            # A row that is zero could never learn where its column of B is zero too; elsewhere it is the start's.
+            # Zero in both factors could never learn; where B is not zero, the row is the start's own.
             unused = ~(a.any(dim=1) | factors.b.any(dim=0).to(a.device))
             a = torch.where(unused[:, None], value.detach(), a)
             filled[layer] = Factors(a, factors.b, factors.scale)

@@ -192,10 +192,18 @@ def test_an_exported_full_student_is_a_checkpoint(tmp_path: Path) -> None:
         ({"init": "full"}, "student.init names the full weights"),
         ({"guidance_vector": 3.0}, "student has guidance_vector=3.0, but this Stable Diffusion 3 takes none"),
         ({"kind": "full", "init": {"one": 1.0, "other": 1.0}}, "the LoRA 'other' is not there"),
+        ({"init": "guided"}, "student.init names teacher 'guided', which is guidance on the base"),
+        ({"init": {"guided": 0.5}}, "student.init names teacher 'guided', which is guidance on the base"),
+        ({"init": {"plain": 0.5, "one": 1.0}}, "student.init scales teacher 'plain', which is the base"),
     ],
 )
 def test_a_start_that_cannot_be_is_one_sentence(settings: dict[str, Any], words: str) -> None:
-    teachers = [Teacher("one", lora=lora_of(1)), Teacher("full", checkpoint=str(folder_of(KIND)))]
+    teachers = [
+        Teacher("one", lora=lora_of(1)),
+        Teacher("full", checkpoint=str(folder_of(KIND))),
+        Teacher("guided", guidance_scale=3.0),
+        Teacher("plain"),
+    ]
     with pytest.raises(ValueError) as caught:
         new_family(KIND).student(StudentConfig(**settings), teachers)
     assert words in str(caught.value) and "\n" not in str(caught.value)
@@ -205,6 +213,9 @@ def test_base_is_the_base_whatever_a_teacher_is_called() -> None:
     family = new_family(KIND)
     base = velocity(family, family.teacher(Teacher("x")))
     student = family.student(StudentConfig(rank=2), [Teacher("base", lora=lora_of(1))])
+    assert torch.equal(velocity(family, student.field), base)
+    family = new_family(KIND)
+    student = family.student(StudentConfig(rank=2, init="plain"), [Teacher("plain")])
     assert torch.equal(velocity(family, student.field), base)
 
 
