@@ -27,7 +27,7 @@ from danceopd.families.encoding import EncodedRows, Encoder
 from danceopd.families.lora import Lora, choose_layers, is_factor, linear_layers, load_adapter, rest_on
 from danceopd.families.lora_files import read_lora
 from danceopd.families.placement import OffloadedField, hold_in_int8
-from danceopd.families.students import find_start, full_student, lora_student, other_transformer
+from danceopd.families.students import Start, find_start, full_student, lora_student, other_transformer
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 
 STUDENT = "student"
@@ -248,9 +248,19 @@ class PretrainedFamily:
         Raises:
             ValueError: `init` names what is not there, or cannot be the start of such a student.
         """
+        return self._student(config, find_start(config, teachers, self._read_lora))
+
+    def restored_student(self, config: StudentConfig, trained: Mapping[str, Tensor]) -> Student:
+        """A student for weights that are trained already, on the layers that these name.
+
+        The start went into what is trained, a LoRA's into the factors, so that its files are not needed.
+        """
+        adapted = (name.partition(".lora_")[0] for name in trained if is_factor(name, STUDENT))
+        return self._student(config, Start(layers=tuple(dict.fromkeys(adapted))))
+
+    def _student(self, config: StudentConfig, start: Start) -> Student:
         predict = self._predict(config.guidance_vector, "student")
         config = config.settled("lora")
-        start = find_start(config, teachers, self._read_lora)
         if config.kind == "full":
             model = self.checkpoint.transformer(self.dtype)
             export = full_student(model, start, self.full_model)

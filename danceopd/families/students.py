@@ -42,10 +42,13 @@ class Start:
     Attributes:
         loras: adapters.
         checkpoints: paths of full weights.
+        layers: all layers of a LoRA that is trained already; where none are given, the targets and the
+            adapters' layers are chosen.
     """
 
     loras: list[tuple[Lora, float]] = field(default_factory=list)
     checkpoints: list[tuple[str, float]] = field(default_factory=list)
+    layers: tuple[str, ...] = ()
 
 
 def find_start(
@@ -123,13 +126,7 @@ def lora_student(
             check_fits(model, lora)
         except ValueError as error:
             raise ValueError(f"student.init is not for this model: {error}; name another start.") from None
-    layers = choose_layers(model, targets)
-    started = [layer for lora, _ in start.loras for layer in lora]
-    if config.targets is not None and (left := sorted(set(started) - set(layers))):
-        raise ValueError(
-            f"student.targets leaves out {left[0]}, which the student's start changes: add it to the targets."
-        )
-    layers = list(dict.fromkeys([*layers, *started]))
+    layers = list(start.layers) or _layers_of(model, config, start, targets)
     alpha = float(config.rank if config.alpha is None else config.alpha)
     add_adapter(model, adapter, dict.fromkeys(layers, config.rank), dict.fromkeys(layers, alpha))
     _fill(model, adapter, start.loras, config.rank, alpha / config.rank)
@@ -151,6 +148,16 @@ def lora_student(
 
     about = {"r": config.rank, "lora_alpha": alpha, "target_modules": layers}
     return export
+
+
+def _layers_of(model: nn.Module, config: StudentConfig, start: Start, targets: Sequence[str]) -> list[str]:
+    layers = choose_layers(model, targets)
+    started = [layer for lora, _ in start.loras for layer in lora]
+    if config.targets is not None and (left := sorted(set(started) - set(layers))):
+        raise ValueError(
+            f"student.targets leaves out {left[0]}, which the student's start changes: add it to the targets."
+        )
+    return list(dict.fromkeys([*layers, *started]))
 
 
 def _fill(model: nn.Module, adapter: str, loras: list[tuple[Lora, float]], rank: int, scale: float) -> None:
