@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 import torch
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from danceopd.families.base import Example, Student
 from danceopd.families.lora import Factors, Lora, is_factor, linear_layers
 from danceopd.families.pretrained import STUDENT, PretrainedFamily
 from danceopd.families.students import LORA_FILE
-from danceopd.files import write_whole
+from danceopd.files import write_tensors
 from danceopd.flow import AdapterField, ModelField, VelocityField
 
 Format = Literal["diffusers", "peft", "comfyui"]
@@ -114,8 +114,7 @@ def _write(family: PretrainedFamily, student: Student, folder: Path, format: str
         return student.export(folder, trained)
     lora = student_lora(student.module)
     if format == "comfyui":
-        tensors = {name: tensor.contiguous() for name, tensor in family.conventions.comfyui(lora).items()}
-        return write_whole(folder / _COMFYUI_FILE, save(tensors, metadata={"format": "pt"}))
+        return write_tensors(folder / _COMFYUI_FILE, family.conventions.comfyui(lora), {"format": "pt"})
     return _write_peft(lora, folder)
 
 
@@ -131,11 +130,11 @@ def _write_peft(lora: Lora, folder: Path) -> Path:
         target_modules=list(lora),
     ).save_pretrained(str(folder))
     tensors = {
-        f"base_model.model.{layer}.lora_{part}.weight": tensor.contiguous()
+        f"base_model.model.{layer}.lora_{part}.weight": tensor
         for layer, factors in lora.items()
         for part, tensor in (("A", factors.a), ("B", factors.b))
     }
-    write_whole(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     return folder
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from danceopd.families.checkpoint import Checkpoint, is_repository
@@ -27,7 +27,7 @@ from danceopd.families.lora import (
     is_factor,
     set_factors,
 )
-from danceopd.files import write_whole
+from danceopd.files import write_tensors
 from danceopd.methods import add_differences
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -196,10 +196,12 @@ def full_student(model: nn.Module, start: Start, full_model: Callable[[str], nn.
         folder = directory / "transformer"
         folder.mkdir()
         own = model.state_dict()
-        tensors = {name: parameters.get(name, value).to(value.dtype) for name, value in own.items()}
+        # One by one from fp32 on the device to the model's precision on the CPU.
+        tensors = {
+            name: parameters.get(name, value).detach().to("cpu", value.dtype) for name, value in own.items()
+        }
         model.save_config(folder)  # type: ignore[operator]  # diffusers' ConfigMixin
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(folder / "diffusion_pytorch_model.safetensors", save(whole, metadata={"format": "pt"}))
+        write_tensors(folder / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"})
         return folder
 
     return export

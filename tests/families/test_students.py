@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -11,11 +12,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from danceopd.families import Student, StudentConfig, Teacher
 from danceopd.families.lora import Factors, combine
 from danceopd.families.pretrained import PretrainedFamily
+from danceopd.families.students import Start, full_student
 from danceopd.flow import VelocityField
 from danceopd.methods import Batch, update
 from tests.families import tiny
@@ -181,6 +183,25 @@ def test_an_exported_full_student_is_a_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(velocity(family, again), wanted)
     further = family.student(StudentConfig(kind="full", init=str(tmp_path)))
     assert torch.equal(velocity(family, further.field), wanted)
+
+
+class Large(nn.Linear):
+    """Weights beside which all else is small."""
+
+    def save_config(self, folder: Path) -> None:
+        pass
+
+
+def test_full_weights_are_exported_without_a_copy(tmp_path: Path) -> None:
+    model = Large(1024, 1024)
+    export = full_student(model, Start(), nn.Identity)  # type: ignore[arg-type]
+    tracemalloc.start()  # sees what Python holds, such as a file in bytes
+    try:
+        export(tmp_path, dict(model.named_parameters()))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.5 * model.weight.nbytes
 
 
 @pytest.mark.parametrize(
