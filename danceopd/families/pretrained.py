@@ -26,7 +26,7 @@ from danceopd.families.conventions import Conventions
 from danceopd.families.encoding import EncodedRows, Encoder
 from danceopd.families.lora import Lora, choose_layers, is_factor, linear_layers, load_adapter, rest_on
 from danceopd.families.lora_files import read_lora
-from danceopd.families.placement import OffloadedField, hold_in_int8
+from danceopd.families.placement import OffloadedField, hold_in_int8, hold_pinned
 from danceopd.families.students import Start, find_start, full_student, lora_student, other_transformer
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 
@@ -343,6 +343,8 @@ class PretrainedFamily:
             model = self.full_model(teacher.checkpoint)
             if teacher.quantization:
                 hold_in_int8(model)
+            if teacher.offload and self.device.type == "cuda":
+                hold_pinned(model)
             self._others[key] = model if teacher.offload else self._place(model)
         return self._others[key]
 
