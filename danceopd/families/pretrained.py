@@ -145,8 +145,9 @@ class PretrainedFamily:
         try:
             return self.conventions.grid(num_steps, shape)
         except ValueError as error:
+            reason = str(error).rstrip(".")
             raise ValueError(
-                f"num_steps={num_steps} gives no grid for {self.conventions.name}: {error} Use other steps."
+                f"num_steps={num_steps} gives no grid for {self.conventions.name}: {reason}; use others."
             ) from None
 
     # -- rows ------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from danceopd.training.interrupt import GracefulStop
 from danceopd.training.metrics import MetricsFile
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
-from danceopd.training.routes import asked_teachers, name_routes, read_rows
+from danceopd.training.routes import asked_teachers, check_grids, name_routes, read_rows
 from danceopd.training.run_folder import (
     CACHE,
     CHECKPOINTS,
@@ -98,6 +98,7 @@ class DanceOPDTrainer:
         self.output_dir = Path(config.output_dir)
         self.route_names = name_routes(routes)
         self.data = read_rows(family, routes) if data is None else list(data)
+        check_grids(family, routes, self.data, config.num_rollout_steps)
         self.asked = asked_teachers(teachers, routes)
         names = [teacher.name for teacher in self.asked]
         self.teacher_of_route = [names.index(route.teacher) for route in routes]
