@@ -235,6 +235,13 @@ class Family(Protocol):
         """A new student, ready to train; `config.init` may name one of `teachers`."""
         ...
 
+    def restored_student(self, config: StudentConfig, trained: Mapping[str, Tensor]) -> Student:
+        """The student whose trained parameters `trained` (by name, to be loaded by the caller) are.
+
+        Of `config.init` only what stays frozen under the trained parameters is read.
+        """
+        ...
+
     def decode(self, sample: Tensor) -> Tensor:
         """Clean latents [B, ...] as images, uint8 [B, 3, H, W]."""
         ...

@@ -27,8 +27,8 @@ from danceopd.families.encoded import EncodedRows
 from danceopd.families.encoding import Encoder
 from danceopd.families.lora import Lora, choose_layers, is_factor, linear_layers, load_adapter, rest_on
 from danceopd.families.lora_files import read_lora
-from danceopd.families.placement import OffloadedField, hold_in_int8
-from danceopd.families.students import Start, full_student, is_transformer, lora_student, other_transformer
+from danceopd.families.placement import OffloadedField, hold_in_int8, hold_pinned
+from danceopd.families.students import Start, find_start, full_student, lora_student, other_transformer
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 
 STUDENT = "student"
@@ -153,8 +153,9 @@ class PretrainedFamily:
         try:
             return self.conventions.grid(num_steps, shape)
         except ValueError as error:
+            reason = str(error).rstrip(".")
             raise ValueError(
-                f"num_steps={num_steps} gives no grid for {self.conventions.name}: {error} Use other steps."
+                f"num_steps={num_steps} gives no grid for {self.conventions.name}: {reason}; use others."
             ) from None
 
     # -- rows ------------------------------------------------------------------------------------------------
@@ -272,9 +273,19 @@ class PretrainedFamily:
         Raises:
             ValueError: `init` names what is not there, or cannot be the start of such a student.
         """
+        return self._student(config, find_start(config, teachers, self._read_lora))
+
+    def restored_student(self, config: StudentConfig, trained: Mapping[str, Tensor]) -> Student:
+        """A student for weights that are trained already, on the layers that these name.
+
+        The start went into what is trained, a LoRA's into the factors, so that its files are not needed.
+        """
+        adapted = (name.partition(".lora_")[0] for name in trained if is_factor(name, STUDENT))
+        return self._student(config, Start(layers=tuple(dict.fromkeys(adapted))))
+
+    def _student(self, config: StudentConfig, start: Start) -> Student:
         predict = self._predict(config.guidance_vector, "student")
         config = config.settled("lora")
-        start = self._start(config, teachers)
         if config.kind == "full":
             model = self.checkpoint.transformer(self.dtype)
             export = full_student(model, start, self.full_model)
@@ -357,6 +368,8 @@ class PretrainedFamily:
             model = self.full_model(teacher.checkpoint)
             if teacher.quantization:
                 hold_in_int8(model)
+            if teacher.offload and self.device.type == "cuda":
+                hold_pinned(model)
             self._others[key] = model if teacher.offload else self._place(model)
         return self._others[key]
 
@@ -380,25 +393,6 @@ class PretrainedFamily:
         elif guidance is None:
             guidance = self.conventions.default_guidance
         return Predict(self.conventions, self.dtype, guidance)
-
-    def _start(self, config: StudentConfig, teachers: Sequence[Teacher]) -> Start:
-        names = {config.init: 1.0} if isinstance(config.init, str) else config.init
-        known = {teacher.name: teacher for teacher in teachers}
-        start = Start()
-        for name, factor in names.items():
-            if name == "base":  # whatever a teacher is called
-                continue
-            if name in known:
-                teacher = known[name]
-                if teacher.checkpoint is not None:
-                    start.checkpoints.append((teacher.checkpoint, factor))
-                if teacher.lora is not None:
-                    start.loras.append((self.lora(teacher), factor * teacher.scale))
-            elif is_transformer(name):
-                start.checkpoints.append((name, factor))
-            else:
-                start.loras.append((self._read_lora(name), factor))
-        return start
 
 
 def _positions(shapes: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -241,6 +242,17 @@ class ShapesWorldFamily:
         experts = [self.full_model(name).state_dict() for name in config.init]
         model.load_state_dict(add_differences(model.state_dict(), experts, list(config.init.values())))
         return _full_student(model)
+
+    def restored_student(self, config: StudentConfig, trained: Mapping[str, Tensor]) -> Student:
+        """A student for weights that are trained already.
+
+        All weights hold their start; what is under a LoRA is read from `config.init` again.
+
+        Raises:
+            ValueError: as `field`.
+        """
+        full = config.settled("full").kind == "full"
+        return self.student(dataclasses.replace(config, init="base") if full else config)
 
     def _shared_field(self, base: str, lora: Weights | None, scale: float) -> AdapterField:
         beneath = fingerprint(find_weights(base))

@@ -25,6 +25,25 @@ def read_rows(family: Family, routes: Sequence[Route]) -> list[Examples]:
     return data
 
 
+def check_grids(
+    family: Family, routes: Sequence[Route], data: Sequence[Examples], num_rollout_steps: int
+) -> None:
+    """Find the noise levels of a rollout for every shape that rows have.
+
+    Raises:
+        ConfigError: a shape has none, as of one step where the family's shift is set by its last one.
+    """
+    for route, rows in zip(routes, data, strict=True):
+        for shape in family.shapes(rows):
+            try:
+                family.grid(num_rollout_steps, shape)
+            except ValueError as error:
+                raise ConfigError(
+                    f"num_rollout_steps={num_rollout_steps} cannot be had for the latents "
+                    f"{'x'.join(map(str, shape))} of route '{route.teacher}': {error}"
+                ) from None
+
+
 def asked_teachers(
     teachers: Sequence[Teacher], routes: Sequence[Route], method: Method
 ) -> list[Teacher]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from danceopd.data import check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
 from danceopd.methods import Limits, UpdateResult
 from danceopd.flow import SigmaGrid
@@ -27,7 +28,7 @@ from danceopd.training.interrupt import GracefulStop
 from danceopd.training.metrics import MetricsFile, describe_update
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
-from danceopd.training.routes import asked_teachers, name_routes, read_rows
+from danceopd.training.routes import asked_teachers, check_grids, name_routes, read_rows
 from danceopd.training.run_folder import (
     CACHE,
     CHECKPOINTS,
@@ -100,6 +101,9 @@ class DanceOPDTrainer:
         self.route_names = name_routes(routes)
         self.data = read_rows(family, routes) if data is None else list(data)
         self.method = config.method
+        if self.method.needs_targets:
+            check_targets(self.data)
+        check_grids(family, routes, self.data, config.num_rollout_steps)
         self.asked = asked_teachers(teachers, routes, self.method)
         # A method without teachers still counts the routes' names: it learns from data grouped by them.
         names = [teacher.name for teacher in self.asked] or list(dict.fromkeys(r.teacher for r in routes))

@@ -128,6 +128,9 @@ class TinyFamily:
 
         return Student(net, ModelField(net, _predict), export)
 
+    def restored_student(self, config: StudentConfig, trained: Mapping[str, Tensor]) -> Student:
+        return self.student(StudentConfig())
+
     def decode(self, sample: Tensor) -> Tensor:
         return (sample.clamp(-1, 1) * 127.5 + 127.5).to(torch.uint8)
 
