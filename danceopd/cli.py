@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
@@ -181,9 +182,10 @@ def train(
         trainer = DanceOPDTrainer(family=family, teachers=run.teachers, routes=run.routes, config=run)
     result = trainer.train(resume=resume_from or resume)
     if result.stopped_by is not None:
-        typer.echo(
-            f"Stopped after {result.step} of {run.max_steps} updates; the same command continues.", err=True
+        again = shlex.join(
+            ["danceopd", "train", str(config), *(overrides or []), *([] if check else ["--no-check"])]
         )
+        typer.echo(f"Stopped after {result.step} of {run.max_steps} updates; to go on: {again}", err=True)
         raise typer.Exit(128 + result.stopped_by)
     typer.echo(f"{result.step} updates done; the student is in {result.exported}", err=True)
 
@@ -456,7 +458,7 @@ def _fail(error: Exception) -> NoReturn:
         text = f"{where}{error.strerror}."
     elif isinstance(error, ModuleNotFoundError) and error.name:
         text = f"the package '{error.name}' is not installed: pip install {error.name}."
-    elif isinstance(error, (RuntimeError, MemoryError)):
+    elif isinstance(error, (RuntimeError, MemoryError)) and not type(error).__module__.startswith("danceopd"):
         text = "out of memory: lower batch_size (raise gradient_accumulation_steps) or rollout_batch_size."
     else:
         text = " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,8 @@
-"""Files that are whole, or as they were before."""
+"""Files that are whole, or as they were before, and that are known by their content."""
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 
@@ -40,3 +41,16 @@ def write_whole(path: Path, content: bytes) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of all bytes of a file, 64 hexadecimal digits; lets other threads run meanwhile.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -25,7 +25,9 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
-        self._file = path.open("a+b")
+        self._path = path
+        # Without a buffer: what is written is in the file, and closing writes nothing that could fail then.
+        self._file = path.open("a+b", buffering=0)
         self._file.seek(0)
         self._file.truncate(_end_of(self._file.read(), last_step))
 
@@ -38,13 +40,36 @@ class MetricsFile:
         self._file.close()
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write one line; it is visible to readers at once."""
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        """Write one line; it is visible to readers at once.
+
+        Raises:
+            OSError: there is no room for it; nothing of it stays.
+        """
+        content = json.dumps(line, allow_nan=False).encode() + b"\n"
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while content:
+                content = content[self._file.write(content) :]
+        except OSError as error:
+            self._file.truncate(end)
+            raise self._unwritten(error) from error
 
     def sync(self) -> None:
-        """Wait until all lines are on the disk: a checkpoint must never be ahead of its metrics."""
-        os.fsync(self._file.fileno())
+        """Wait until all lines are on the disk: a checkpoint is not to be ahead of its metrics.
+
+        Raises:
+            OSError: the disk has no room for them.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> OSError:
+        return OSError(
+            f"cannot write '{self._path}': {error.strerror or error}; make room and start the same training "
+            "again."
+        )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
