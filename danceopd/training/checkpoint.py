@@ -110,7 +110,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise _closed(error) from None
     except OSError as error:
         if _NAME.fullmatch(path.name) and path.is_dir():
-            raise DamagedCheckpointError(file, error.strerror) from None
+            raise DamagedCheckpointError(file, error.strerror or str(error)) from None
         raise CheckpointError(
             f"'{path}' is no checkpoint: it holds no state.json; name a folder such as step-00000300."
         ) from None

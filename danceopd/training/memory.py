@@ -25,8 +25,8 @@ def out_of_memory_told(run: RunConfig, step: int) -> Iterator[None]:
             raise
         together = run.rollout_batch_size or f"null (all {run.samples_per_update})"
         third = "student.gradient_checkpointing=false (to true)"
-        if run.student.gradient_checkpointing or run.resolution is None:
-            third = f"resolution={run.resolution or 'null'} (in a new run)"
+        if run.student.gradient_checkpointing and run.resolution is not None:
+            third = f"resolution={run.resolution} (lower, in a new run)"
         raise OutOfMemoryError(
             f"out of memory on {run.device} in update {step}: change batch_size={run.batch_size} (lower, and "
             f"gradient_accumulation_steps={run.gradient_accumulation_steps} higher by the same factor), "
