@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from danceopd.families import StudentConfig, Teacher, load_family
-from danceopd.training import ConfigError
+from danceopd.families import Student, StudentConfig, Teacher, load_family
+from danceopd.training import ConfigError, DanceOPDTrainer
 from tests.families.parity import folder_of
 from tests.families.test_training import make_run, small_sources, trainer_of
 
@@ -55,6 +57,29 @@ def test_a_changed_file_of_any_part_is_refused_by_name(tmp_path: Path) -> None:
             trainer_of(config).find_start()
         path.write_bytes(before)
     assert trainer_of(config).find_start() is not None
+
+
+@pytest.mark.parametrize("kind", ["lora", "checkpoint"])
+def test_a_file_that_vanishes_while_the_run_starts_is_one_sentence(tmp_path: Path, kind: str) -> None:
+    config = make_run("flux2", tmp_path)
+    place = Path(str(config.teachers[1].lora))
+    if kind == "checkpoint":
+        place = Path(shutil.copytree(folder_of("flux2") / "transformer", tmp_path / "other"))
+        teachers = [config.teachers[0], Teacher("two", checkpoint=str(place)), config.teachers[2]]
+        config = dataclasses.replace(config, teachers=teachers)
+    family = load_family(config.family, resolution=config.resolution)
+    make_student = family.student
+
+    def student(*arguments: Any) -> Student:
+        """Made before the teachers, and after their files were looked at."""
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+        return make_student(*arguments)
+
+    family.student = student  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"' is not there") as caught:
+        DanceOPDTrainer(family=family, teachers=config.teachers, routes=config.routes, config=config)
+    assert str(place) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_files_of_each_kind_of_model(tmp_path: Path) -> None:
