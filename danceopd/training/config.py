@@ -262,7 +262,9 @@ class TrainConfig:
             )
         if states > 1 and self.query is not None and (self.query.stratified or self.query.index is not None):
             key = "stratified" if self.query.stratified else "index"
-            raise ValueError(f"query.{key} needs one state per rollout, but method.states={states}: drop one.")
+            raise ValueError(
+                f"query.{key} needs one state per rollout, but method.states={states}: drop one."
+            )
         if self.samples_per_update % method.group_size:
             raise ValueError(
                 f"method {name} needs whole groups of group_size={method.group_size}, but an update has "
@@ -273,7 +275,9 @@ class TrainConfig:
                 f"rollout_solver={self.rollout_solver!r} is of no use to method {name}: drop it."
             )
         if self.unedited_weight is not None and name == "flowopd":
-            raise ValueError("unedited_weight is of no use to method flowopd, whose reward is whole: drop it.")
+            raise ValueError(
+                "unedited_weight is of no use to method flowopd, whose reward is whole: drop it."
+            )
         return self
 
     @model_validator(mode="after")

@@ -111,9 +111,11 @@ class Plan:
                 f"num_states must lie in 1 .. {self.num_steps}, the steps of the rollout, but got "
                 f"{self.num_states}; lower it or add steps."
             )
-        if 1 < self.num_states and (self.stratified or self.query.index is not None):
+        if self.num_states > 1 and (self.stratified or self.query.index is not None):
             kind = "stratified queries" if self.stratified else "a fixed state"
-            raise ValueError(f"num_states must be 1 with {kind}, but got {self.num_states}; drop one of them.")
+            raise ValueError(
+                f"num_states must be 1 with {kind}, but got {self.num_states}; drop one of them."
+            )
         edges = tuple(accumulate(route_probabilities(self.route_weights)))
         object.__setattr__(self, "_route_edges", edges)
 
