@@ -2,6 +2,7 @@
 
 from danceopd.families import StudentConfig, Teacher
 from danceopd.settings import ConfigError
+from danceopd.training.callbacks import Callback
 from danceopd.training.check import CheckedRun, CheckReport, check_run
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from danceopd.training.config import QuerySettings, Route, RunConfig, TrainConfig
@@ -10,9 +11,11 @@ from danceopd.training.errors import CheckpointError, DivergedError
 from danceopd.training.loading import LoadedStudent, load_student
 from danceopd.training.metrics import read_metrics
 from danceopd.training.plan import Plan, SlotPlan
-from danceopd.training.trainer import DanceOPDTrainer, TrainResult
+from danceopd.training.result import TrainResult
+from danceopd.training.trainer import DanceOPDTrainer
 
 __all__ = [
+    "Callback",
     "CheckReport",
     "CheckedRun",
     "Checkpoint",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -18,6 +18,7 @@ from danceopd.families import Examples, Family, Prepared, Teacher
 from danceopd.methods import UpdateResult, update
 from danceopd.settings import ConfigError
 from danceopd.training.batch import build_batches
+from danceopd.training.callbacks import Callback, Callbacks
 from danceopd.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
 from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes
 from danceopd.training.config_file import write_config
@@ -26,6 +27,7 @@ from danceopd.training.interrupt import GracefulStop
 from danceopd.training.metrics import MetricsFile
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
+from danceopd.training.result import TrainResult
 from danceopd.training.routes import asked_teachers, name_routes, read_rows
 from danceopd.training.run_folder import (
     CACHE,
@@ -44,22 +46,6 @@ from danceopd.training.weights import RunningMean, TrainedWeights
 _INITIAL_VALUES, _UPDATE = 0, 1  # places in the run that torch's generators are seeded for
 
 
-class TrainResult(NamedTuple):
-    """How a run ended.
-
-    Attributes:
-        step: updates done, over all its resumptions.
-        output_dir: the run's folder.
-        exported: the student as the family's users load it; None when the run was stopped before its end.
-        stopped_by: number of the signal that stopped it, None when it came to its end.
-    """
-
-    step: int
-    output_dir: Path
-    exported: Path | None
-    stopped_by: int | None
-
-
 class DanceOPDTrainer:
     """Distils frozen fields into one student (DanceOPD, arXiv 2606.27377).
 
@@ -71,6 +57,7 @@ class DanceOPDTrainer:
         routes: which teacher is asked on which data.
         config: the numbers of the run. A `RunConfig` does as well; its own teachers and routes do not count.
         data: the rows of each route where `read_rows` has read them before; read here when None.
+        callbacks: what else watches the run, beside progress and whatever the config asks for.
 
     Attributes:
         field: the student as it is trained, under its guidance scale.
@@ -90,6 +77,7 @@ class DanceOPDTrainer:
         routes: Sequence[Route],
         config: TrainConfig,
         data: Sequence[Examples] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         check_routes(teachers, routes)
         check_writable(Path(config.output_dir))
@@ -117,6 +105,7 @@ class DanceOPDTrainer:
             slots_per_rank=config.samples_per_update,
         )
         self.run = self._describe(teachers, routes)
+        self.callbacks = Callbacks([ProgressReport(), *callbacks])
         self.prepared: Sequence[Prepared] = ()
         self.step = 0
         self._saved_step = 0
@@ -161,11 +150,14 @@ class DanceOPDTrainer:
             prune_checkpoints(self.output_dir / CHECKPOINTS, self.config.keep_checkpoints)
             metrics = stack.enter_context(MetricsFile(self.output_dir / METRICS, self.step))
             stop = stack.enter_context(GracefulStop())
+            stack.enter_context(self.callbacks.watching())
+            self.callbacks.on_start(self)
             self._loop(metrics, stop)
-            if self.step < self.config.max_steps:
-                return TrainResult(self.step, self.output_dir, None, stop.signal)
-            exported = export_whole(self.output_dir, self._export)
-        return TrainResult(self.step, self.output_dir, exported, None)
+            done = self.step == self.config.max_steps
+            exported = export_whole(self.output_dir, self._export) if done else None
+            result = TrainResult(self.step, self.output_dir, exported, None if done else stop.signal)
+            self.callbacks.on_end(result)
+        return result
 
     def prepare(self) -> None:
         """Encode the rows of all routes, once; `train` does it where it was not done."""
@@ -175,21 +167,20 @@ class DanceOPDTrainer:
 
     def _loop(self, metrics: MetricsFile, stop: GracefulStop) -> None:
         config = self.config
-        with ProgressReport(self.step, config.max_steps, shown=config.progress) as progress:
-            try:
-                while self.step < config.max_steps and stop.signal is None:
-                    line = self._one_update()
-                    if line["step"] % config.log_every == 0:
-                        metrics.append(line)
-                    self.step, self._between_updates = line["step"], True
-                    progress.update(line)
-                    if self.step % config.save_every == 0:
-                        self._save(metrics)
-                        prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
-            finally:
-                # Also after an error: the weights are those of the last whole update, maybe hours of work.
-                if self._between_updates and self._saved_step != self.step:
+        try:
+            while self.step < config.max_steps and stop.signal is None:
+                line = self._one_update()
+                if line["step"] % config.log_every == 0:
+                    metrics.append(line)
+                self.step, self._between_updates = line["step"], True
+                self.callbacks.on_update(line)
+                if self.step % config.save_every == 0:
                     self._save(metrics)
+                    prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
+        finally:
+            # Also after an error: the weights are those of the last whole update, maybe hours of work.
+            if self._between_updates and self._saved_step != self.step:
+                self._save(metrics)
         prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
 
     def _one_update(self) -> dict[str, Any]:
@@ -264,7 +255,7 @@ class DanceOPDTrainer:
             ema=self.mean.mean if self.mean else None,
             run=as_mapping(self.run) | self._rows(),
         )
-        save_checkpoint(self.output_dir / CHECKPOINTS, checkpoint)
+        self.callbacks.on_save(save_checkpoint(self.output_dir / CHECKPOINTS, checkpoint))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.step > self.config.max_steps:
