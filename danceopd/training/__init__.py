@@ -5,7 +5,7 @@ from danceopd.settings import ConfigError
 from danceopd.training.callbacks import Callback
 from danceopd.training.check import CheckedRun, CheckReport, check_run
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
-from danceopd.training.config import QuerySettings, Route, RunConfig, TrainConfig
+from danceopd.training.config import QuerySettings, Route, RunConfig, TrainConfig, ValidationSettings
 from danceopd.training.config_file import load_run_config, write_config
 from danceopd.training.errors import CheckpointError, DivergedError
 from danceopd.training.loading import LoadedStudent, load_student
@@ -33,6 +33,7 @@ __all__ = [
     "Teacher",
     "TrainConfig",
     "TrainResult",
+    "ValidationSettings",
     "check_run",
     "list_checkpoints",
     "load_checkpoint",

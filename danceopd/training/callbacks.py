@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from danceopd.families import Examples, Family, Prepared
+from danceopd.families import Examples, Family, Prepared, Teacher
 from danceopd.flow import VelocityField
 from danceopd.training.config import RunConfig, TrainConfig
 from danceopd.training.result import TrainResult
+from danceopd.training.weights import RunningMean, TrainedWeights
 
 
 class Trainer(Protocol):
@@ -28,7 +29,11 @@ class Trainer(Protocol):
         route_names: what metrics call the routes.
         data: the rows of each route.
         prepared: the same, encoded.
+        asked: the teachers that some route asks.
+        teachers: their fields, in this order.
         field: the student under its guidance scale.
+        weights: what is trained.
+        mean: the running mean of the weights, None where the run keeps none.
         step: updates done.
         callbacks: all callbacks of the run as one.
     """
@@ -40,7 +45,11 @@ class Trainer(Protocol):
     route_names: list[str]
     data: list[Examples]
     prepared: Sequence[Prepared]
+    asked: list[Teacher]
+    teachers: list[VelocityField]
     field: VelocityField
+    weights: TrainedWeights
+    mean: RunningMean | None
     step: int
     callbacks: Callbacks
 

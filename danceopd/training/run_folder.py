@@ -30,6 +30,7 @@ _MAY_CHANGE: Final = {
     "log_every",
     "device",
     "cache_dir",
+    "validation",
 }
 
 

@@ -23,6 +23,7 @@ from danceopd.training.checkpoint import Checkpoint, prune_checkpoints, save_che
 from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes
 from danceopd.training.config_file import write_config
 from danceopd.training.errors import DivergedError
+from danceopd.training.grids import Grids
 from danceopd.training.interrupt import GracefulStop
 from danceopd.training.metrics import MetricsFile
 from danceopd.training.plan import Plan, SlotPlan
@@ -105,7 +106,10 @@ class DanceOPDTrainer:
             slots_per_rank=config.samples_per_update,
         )
         self.run = self._describe(teachers, routes)
-        self.callbacks = Callbacks([ProgressReport(), *callbacks])
+        own: list[Callback] = [ProgressReport()]
+        if config.validation is not None:
+            own.append(Grids(config.validation, family))
+        self.callbacks = Callbacks([*own, *callbacks])
         self.prepared: Sequence[Prepared] = ()
         self.step = 0
         self._saved_step = 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -99,6 +100,26 @@ class TrainedWeights:
                         for key, value in state.items()
                     }
         self._publish()
+
+    @contextmanager
+    def showing(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Let the model compute with other weights within the block; after it, bit for bit, with its own."""
+        own = {
+            name: parameter.detach().to("cpu", copy=True)  # the device may have no room for a full student's
+            for name, parameter in self._parameters.items()
+            if parameter is self.masters[name]
+        }
+        try:
+            self._copy(weights)
+            yield
+        finally:
+            self._copy(own)
+            self._publish()
+
+    @torch.no_grad()
+    def _copy(self, weights: Mapping[str, Tensor]) -> None:
+        for name, weight in weights.items():
+            self._parameters[name].copy_(weight)
 
     @torch.no_grad()
     def _publish(self) -> None:

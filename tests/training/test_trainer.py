@@ -288,7 +288,7 @@ def test_progress_tells_losses_and_speed(
     shown = capsys.readouterr()
     assert shown.out == ""
     last = shown.err.strip().splitlines()[-1]
-    assert last.startswith("step 3/3  loss 0.") and "one 0." in last and "two 0." in last
+    assert last.startswith("step 3/3  0:00:00 left") and "one 0." in last and "two 0." in last
     assert last.endswith("samples/s")
 
 

@@ -129,6 +129,9 @@ class TinyFamily:
     def decode(self, sample: Tensor) -> Tensor:
         return (sample.clamp(-1, 1) * 127.5 + 127.5).to(torch.uint8)
 
+    def release_encoders(self) -> None:
+        pass
+
     def _net(self, checkpoint: str | None) -> TinyNet:
         if checkpoint is not None and not checkpoint.isdecimal():
             net = TinyNet(0, self.dtype)
