@@ -80,7 +80,7 @@ class Callback:
 
 
 class Callbacks(Callback):
-    """Several callbacks as one, called in their order."""
+    """Several callbacks as one, called in their order, and at the end in the reverse one, like contexts."""
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self._callbacks = list(callbacks)
@@ -102,12 +102,13 @@ class Callbacks(Callback):
         self._tell(lambda callback: callback.on_save(path))
 
     def on_end(self, result: TrainResult) -> None:
-        """Tell each."""
-        self._tell(lambda callback: callback.on_end(result))
+        """Tell each, the last one first."""
+        for callback in reversed(self._callbacks):
+            callback.on_end(result)
 
     def on_error(self, error: BaseException) -> None:
         """Tell each, also when one fails: the error that came first must not be lost behind what followed."""
-        for callback in self._callbacks:
+        for callback in reversed(self._callbacks):
             try:
                 callback.on_error(error)
             except Exception as second:

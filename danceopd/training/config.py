@@ -212,6 +212,11 @@ class TrainConfig:
     validation: ValidationSettings | None = Field(
         default=None, description="Draw pictures while training; {} draws rows of the routes, null nothing."
     )
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default_factory=list,
+        description="Trackers that get metrics and pictures; each is a package to install. The project is "
+        "'danceopd', or what the environment variable WANDB_PROJECT or TRACKIO_PROJECT says.",
+    )
     progress: Flag = Field(default=True, description="Show progress on stderr.")
 
     @property

@@ -31,6 +31,7 @@ _MAY_CHANGE: Final = {
     "device",
     "cache_dir",
     "validation",
+    "report_to",
 }
 
 

@@ -42,6 +42,7 @@ from danceopd.training.run_folder import (
 )
 from danceopd.training.schedule import learning_rate
 from danceopd.training.seeding import seeded
+from danceopd.training.trackers import Trackers
 from danceopd.training.weights import RunningMean, TrainedWeights
 
 _INITIAL_VALUES, _UPDATE = 0, 1  # places in the run that torch's generators are seeded for
@@ -107,6 +108,8 @@ class DanceOPDTrainer:
         )
         self.run = self._describe(teachers, routes)
         own: list[Callback] = [ProgressReport()]
+        if config.report_to:
+            own.append(Trackers(config.report_to))
         if config.validation is not None:
             own.append(Grids(config.validation, family))
         self.callbacks = Callbacks([*own, *callbacks])
