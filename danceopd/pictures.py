@@ -18,7 +18,7 @@ from danceopd.files import check_writable, write_whole
 _ZOOM: Final = "danceopd:zoom"
 _LEGIBLE: Final = 256  # pixels
 _LARGEST: Final = 1024  # pixels of a side in a table
-_LINE, _MARGIN, _LETTER = 16, 8, 6  # pixels: height of a line of text, space between cells, width of a letter
+_LINE, _MARGIN, _LETTER = 20, 8, 8  # pixels: height of a line of text, space between cells, width of a letter
 
 
 def read_png(path: Path) -> Tensor:
@@ -94,7 +94,7 @@ def write_table(
     heights = [max((image.height for image in cells if image), default=0) for cells in images]
     size = (width * len(columns) + _MARGIN, sum(heights) + len(rows) * (_LINE + _MARGIN) + _LINE + _MARGIN)
     table = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(table), ImageFont.load_default()
+    draw, font = ImageDraw.Draw(table), ImageFont.load_default(14)
 
     def write(text: str, left: int, top: int, room: int) -> None:
         # The built-in font may have no letters beyond these.

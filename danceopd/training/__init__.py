@@ -11,6 +11,7 @@ from danceopd.training.errors import CheckpointError, DivergedError
 from danceopd.training.loading import LoadedStudent, load_student
 from danceopd.training.metrics import read_metrics
 from danceopd.training.plan import Plan, SlotPlan
+from danceopd.training.report import write_run_report
 from danceopd.training.result import TrainResult
 from danceopd.training.trainer import DanceOPDTrainer
 
@@ -41,4 +42,5 @@ __all__ = [
     "load_student",
     "read_metrics",
     "write_config",
+    "write_run_report",
 ]

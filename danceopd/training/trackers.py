@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -130,4 +129,6 @@ def _send(name: str, tracker: Any, key: str, pixels: np.ndarray[Any, Any], step:
     elif name == "wandb":
         tracker.log_images({key: [pixels]}, step=step)
     else:  # accelerate knows no pictures of this one
-        tracker.log({key: import_module(name).Image(pixels)}, step=step)
+        import trackio
+
+        tracker.log({key: trackio.Image(pixels)}, step=step)

@@ -28,6 +28,7 @@ from danceopd.training.interrupt import GracefulStop
 from danceopd.training.metrics import MetricsFile
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
+from danceopd.training.report import RunReport
 from danceopd.training.result import TrainResult
 from danceopd.training.routes import asked_teachers, name_routes, read_rows
 from danceopd.training.run_folder import (
@@ -107,7 +108,7 @@ class DanceOPDTrainer:
             slots_per_rank=config.samples_per_update,
         )
         self.run = self._describe(teachers, routes)
-        own: list[Callback] = [ProgressReport()]
+        own: list[Callback] = [ProgressReport(), RunReport()]
         if config.report_to:
             own.append(Trackers(config.report_to))
         if config.validation is not None:

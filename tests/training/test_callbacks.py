@@ -111,7 +111,9 @@ def test_a_log_gets_a_line_with_losses_speed_and_the_time_left(
 ) -> None:
     monkeypatch.setattr("danceopd.training.progress._SECONDS_BETWEEN_LINES", 0.0)
     make_trainer(progress=True).train()
-    lines = capsys.readouterr().err.splitlines()
+    told = capsys.readouterr()
+    assert told.out == ""
+    lines = told.err.splitlines()
     assert [line.split()[1] for line in lines] == [f"{step}/12" for step in range(1, 13)]
     shape = r"  \d:\d\d:\d\d left  \d+\.\d samples/s  loss \d\.\d{4}  one \d\.\d{4}  two \d\.\d{4}$"
     assert re.search(shape, lines[-1]), lines[-1]

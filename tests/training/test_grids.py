@@ -31,7 +31,7 @@ def cells(path: Path, columns: int, rows: int) -> np.ndarray[Any, Any]:
     """[rows, columns, 3] the colour in the middle of each image, whose place follows from the sizes."""
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"))
-    side, margin, line = 256, 8, 16
+    side, margin, line = 256, 8, 20
     tops = [line + margin + row * (line + side + margin) + line for row in range(rows)]
     lefts = [margin + column * (side + margin) for column in range(columns)]
     assert pixels.shape[:2] == (tops[-1] + side + margin, lefts[-1] + side + margin)
