@@ -176,6 +176,10 @@ class TrainConfig:
         le=1.0,
         description="Probability that a sample loses its prompt (keeps its source).",
     )
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        default="adamw",
+        description="AdamW with moments in float32, or in 8 bits (by torchao): 6 bytes less a weight.",
+    )
     learning_rate: Number = Field(default=2e-4, gt=0.0, description="Peak learning rate of AdamW.")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="After the warmup: hold, or fall to zero at max_steps."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +67,7 @@ def load_student(run: str | Path, *, device: torch.device | str | None = None) -
         resolution=config.resolution,
     )
     student = family.student(config.student, config.teachers)
-    TrainedWeights(student.module, config).load(checkpoint.ema or checkpoint.student, {})
+    plain = dataclasses.replace(config, optimizer="adamw")  # nothing is trained, so its own may be missing
+    TrainedWeights(student.module, plain).load(checkpoint.ema or checkpoint.student, {})
     student.module.requires_grad_(False)
     return LoadedStudent(family, student.field, student, checkpoint.step, config)
