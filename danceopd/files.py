@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def check_writable(path: Path) -> None:
@@ -30,13 +36,43 @@ def write_whole(path: Path, content: bytes) -> Path:
     Raises:
         OSError: it cannot be written; what was there before stays.
     """
+    with _replacing(path) as partial:
+        partial.write_bytes(content)
+    return path
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+    """Write a safetensors file such that ``path`` is never seen half-written, and return it.
+
+    Tensors go to the disk from where they lie: those on the CPU in one piece are never copied.
+
+    Raises:
+        OSError: it cannot be written; what was there before stays.
+    """
+    from safetensors import SafetensorError  # with torch: this module is imported by what must be quick
+    from safetensors.torch import save_file
+
+    with _replacing(path) as partial:
+        mode = partial.stat().st_mode
+        try:
+            whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(whole, partial, dict(metadata))
+        except SafetensorError as error:
+            raise OSError(" ".join(str(error).split()).rstrip(".")) from error
+        partial.chmod(mode)  # safetensors hides its files from other users
+    return path
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """An empty file beside ``path`` that takes its place when all went well."""
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_bytes(content)
+        partial.touch()
+        yield partial
         partial.replace(path)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"cannot write '{path}': {reason}; free space or choose another folder.") from error
     finally:
         partial.unlink(missing_ok=True)
-    return path

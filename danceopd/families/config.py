@@ -79,6 +79,11 @@ def _start(value: object) -> object:
     if isinstance(value, str) and value:
         return value
     if isinstance(value, Mapping) and value and all(map(_is_factor, value.values())):
+        if "base" in value:
+            raise ValueError(
+                f"student.init scales 'base' by {value['base']}, but every start is the base plus "
+                "differences from it: leave 'base' out, or write init: base."
+            )
         return {str(name): float(factor) for name, factor in value.items()}
     raise ValueError(f"student.init must be a name, or a mapping of names to factors, got {value!r}.")
 
@@ -96,8 +101,9 @@ class StudentConfig:
 
     init: Start = Field(
         default="base",
-        description="Start of the student: 'base', or a checkpoint or LoRA (path or known name); or several "
-        "with factors, whose differences from the base are added to it: {local: 1.0, global: 0.5}.",
+        description="Start of the student: 'base', or a checkpoint or LoRA (path or known name; but for "
+        "ShapesWorld also the name of a teacher that has one); or several with factors, whose differences "
+        "from the base are added to it: {local: 1.0, global: 0.5}.",
     )
     kind: Literal["auto", "full", "lora"] = Field(
         default="auto",

@@ -15,20 +15,23 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 import torch
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from danceopd.families.base import Example, Student
 from danceopd.families.lora import Factors, Lora, is_factor, linear_layers
 from danceopd.families.pretrained import STUDENT, PretrainedFamily
 from danceopd.families.students import LORA_FILE
-from danceopd.files import write_whole
+from danceopd.files import write_tensors
 from danceopd.flow import AdapterField, ModelField, VelocityField
 
 Format = Literal["diffusers", "peft", "comfyui"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
 
 _COMFYUI_FILE: Final = "comfyui_lora.safetensors"
+# Every format holds the student's own numbers, and most come back to the last bit; where layers are fused
+# and split again, sums are rounded in another order. Measured: 2.5 roundings in float32, none in bfloat16.
+_ROUNDINGS: Final = 16
 _PROBE_PROMPT: Final = "a photograph of a red house behind a green tree"
 
 
@@ -61,7 +64,8 @@ def export_student(family: PretrainedFamily, student: Student, folder: Path, for
     Raises:
         ValueError: the format cannot hold the student, the folder is there already, or the student does not
             differ from its base.
-        ExportError: what was written does not come back as the student; nothing stays behind.
+        ExportError: what was written comes back as more than 16 roundings of the model's precision or a
+            quarter of what was learned away from the student; nothing stays behind.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, but got '{format}': name one.")
@@ -114,8 +118,7 @@ def _write(family: PretrainedFamily, student: Student, folder: Path, format: str
         return student.export(folder, trained)
     lora = student_lora(student.module)
     if format == "comfyui":
-        tensors = {name: tensor.contiguous() for name, tensor in family.conventions.comfyui(lora).items()}
-        return write_whole(folder / _COMFYUI_FILE, save(tensors, metadata={"format": "pt"}))
+        return write_tensors(folder / _COMFYUI_FILE, family.conventions.comfyui(lora), {"format": "pt"})
     return _write_peft(lora, folder)
 
 
@@ -131,11 +134,11 @@ def _write_peft(lora: Lora, folder: Path) -> Path:
         target_modules=list(lora),
     ).save_pretrained(str(folder))
     tensors = {
-        f"base_model.model.{layer}.lora_{part}.weight": tensor.contiguous()
+        f"base_model.model.{layer}.lora_{part}.weight": tensor
         for layer, factors in lora.items()
         for part, tensor in (("A", factors.a), ("B", factors.b))
     }
-    write_whole(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     return folder
 
 
@@ -181,12 +184,11 @@ class _Probe:
             raise ValueError("the student does not differ from its base: train it before it is exported.")
         answer = self._ask_fresh_process(family, folder, format)
         error = _distance(answer.to(self.student), self.student)
-        # Rounding of other kernels and of merged scales, and far less than what the student has learned.
-        allowed = max(0.1 * effect, 1e-5)
+        allowed = min(_ROUNDINGS * torch.finfo(family.dtype).eps, effect / 4)
         if not error <= allowed:
             raise ExportError(
-                f"the {format} export does not come back as the student: its velocity is {error:.1e} away, "
-                f"of {effect:.1e} that the student has learned; nothing was kept."
+                f"the {format} export does not come back as the student: its velocity is {error:.1e} away "
+                f"({allowed:.1e} is allowed, {effect:.1e} was learned); nothing was kept."
             )
         return error, effect
 

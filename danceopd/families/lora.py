@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+_Value = TypeVar("_Value", int, float)
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,14 @@ def add_adapter(
     trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     before = {id(parameter) for parameter in model.parameters()}
     resting = [(layer, layer._active_adapter, layer._disable_adapters) for layer in _tuner_layers(model)]
-    first = next(iter(ranks))
+    rank, rank_pattern = _as_patterns(ranks)
+    alpha, alpha_pattern = _as_patterns(alphas)
     config = LoraConfig(
-        r=ranks[first],
-        lora_alpha=alphas[first],  # type: ignore[arg-type]  # PEFT divides by it as by any number
-        target_modules="|".join(re.escape(layer) for layer in ranks),  # matched against full names
-        rank_pattern={f"^{re.escape(layer)}$": rank for layer, rank in ranks.items()},
-        alpha_pattern={f"^{re.escape(layer)}$": alpha for layer, alpha in alphas.items()},
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides by it as by any number
+        target_modules=_any_of(ranks),  # matched against full names
+        rank_pattern=rank_pattern,
+        alpha_pattern=alpha_pattern,
     )
     with warnings.catch_warnings():
         # Several adapters on one model are what we want.
@@ -101,6 +105,20 @@ def add_adapter(
         parameter.requires_grad_(id(parameter) in trainable or id(parameter) not in before)
     for layer, active, disabled in resting:
         layer._active_adapter, layer._disable_adapters = active, disabled
+
+
+def _as_patterns(values: Mapping[str, _Value]) -> tuple[_Value, dict[str, _Value]]:
+    """The commonest of the layers' values, and an expression of the layers' names for each other one.
+
+    PEFT tries every expression on every layer, so there are as few as there are values, not layers.
+    """
+    (usual, _), *others = Counter(values.values()).most_common()
+    layers = {value: [layer for layer in values if values[layer] == value] for value, _ in others}
+    return usual, {f"^({_any_of(named)})$": value for value, named in layers.items()}
+
+
+def _any_of(layers: Iterable[str]) -> str:
+    return "|".join(map(re.escape, layers))
 
 
 def rest_on(model: nn.Module, adapter: str) -> None:
@@ -167,8 +185,7 @@ def combine(parts: Sequence[tuple[Lora, float]], layer: str, rank: int, scale: f
     adapter of this very rank and scale is returned as it is, bit for bit.
 
     Returns:
-        fp32 factors whose unused rank has zeros in `b` and keeps `a` untouched by training so far (zeros, to
-        be filled by the caller), or None when no adapter changes the layer.
+        fp32 factors whose unused rank is zeros in `a` and in `b`, or None when no adapter changes the layer.
     """
     here = [(lora[layer], factor) for lora, factor in parts if layer in lora and factor != 0.0]
     if not here:

@@ -32,7 +32,8 @@ def load_export(checkpoint: Checkpoint, folder: Path, format: str, dtype: torch.
     if format == "peft":
         from peft import PeftModel
 
-        peft_model: Any = PeftModel.from_pretrained(model, folder)
+        # By default PEFT turns a bf16 adapter into fp32: finer than the student, and rounded elsewhere.
+        peft_model: Any = PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False)
         return cast(nn.Module, peft_model.base_model.model)
     if format == "comfyui":
         (file,) = folder.glob("comfyui_*.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from danceopd.families.checkpoint import Checkpoint, is_repository
-from danceopd.families.config import StudentConfig
+from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.lora import (
     Factors,
     Lora,
@@ -26,7 +27,7 @@ from danceopd.families.lora import (
     is_factor,
     set_factors,
 )
-from danceopd.files import write_whole
+from danceopd.files import write_tensors
 from danceopd.methods import add_differences
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -41,10 +42,62 @@ class Start:
     Attributes:
         loras: adapters.
         checkpoints: paths of full weights.
+        layers: all layers of a LoRA that is trained already; where none are given, the targets and the
+            adapters' layers are chosen.
     """
 
     loras: list[tuple[Lora, float]] = field(default_factory=list)
     checkpoints: list[tuple[str, float]] = field(default_factory=list)
+    layers: tuple[str, ...] = ()
+
+
+def find_start(
+    config: StudentConfig, teachers: Sequence[Teacher], read_lora: Callable[[str, str | None], Lora]
+) -> Start:
+    """What `config.init` names: teachers by their names, else full weights and adapters by their paths.
+
+    Args:
+        config: of the student.
+        teachers: of the run.
+        read_lora: ``read_lora(path_or_repo, weight_name)``, of the base's architecture.
+
+    Raises:
+        ValueError: it names what is not there, or a teacher that has no weights of its own.
+    """
+    names = {config.init: 1.0} if isinstance(config.init, str) else config.init
+    known = {teacher.name: teacher for teacher in teachers}
+    start = Start()
+    for name, factor in names.items():
+        if name == "base":  # whatever a teacher is called
+            continue
+        if name in known:
+            teacher = known[name]
+            if teacher.checkpoint is None and teacher.lora is None:
+                _check_is_start(teacher, alone=isinstance(config.init, str))
+            if teacher.checkpoint is not None:
+                start.checkpoints.append((teacher.checkpoint, factor))
+            if teacher.lora is not None:
+                start.loras.append((read_lora(teacher.lora, teacher.weight_name), factor * teacher.scale))
+        elif is_transformer(name):
+            start.checkpoints.append((name, factor))
+        else:
+            start.loras.append((read_lora(name, None), factor))
+    return start
+
+
+def _check_is_start(teacher: Teacher, *, alone: bool) -> None:
+    """Of teachers without weights only the plain base, and not in a sum of differences from the base."""
+    plain = dataclasses.replace(teacher, name="base") == Teacher("base")
+    if not plain:
+        raise ValueError(
+            f"student.init names teacher '{teacher.name}', which is guidance on the base and has no weights "
+            "to start from: start from 'base', and let a route ask that teacher."
+        )
+    if not alone:
+        raise ValueError(
+            f"student.init scales teacher '{teacher.name}', which is the base and differs in nothing from "
+            "it: leave it out."
+        )
 
 
 def lora_student(
@@ -73,13 +126,7 @@ def lora_student(
             check_fits(model, lora)
         except ValueError as error:
             raise ValueError(f"student.init is not for this model: {error}; name another start.") from None
-    layers = choose_layers(model, targets)
-    started = [layer for lora, _ in start.loras for layer in lora]
-    if config.targets is not None and (left := sorted(set(started) - set(layers))):
-        raise ValueError(
-            f"student.targets leaves out {left[0]}, which the student's start changes: add it to the targets."
-        )
-    layers = list(dict.fromkeys([*layers, *started]))
+    layers = list(start.layers) or _layers_of(model, config, start, targets)
     alpha = float(config.rank if config.alpha is None else config.alpha)
     add_adapter(model, adapter, dict.fromkeys(layers, config.rank), dict.fromkeys(layers, alpha))
     _fill(model, adapter, start.loras, config.rank, alpha / config.rank)
@@ -103,6 +150,16 @@ def lora_student(
     return export
 
 
+def _layers_of(model: nn.Module, config: StudentConfig, start: Start, targets: Sequence[str]) -> list[str]:
+    layers = choose_layers(model, targets)
+    started = [layer for lora, _ in start.loras for layer in lora]
+    if config.targets is not None and (left := sorted(set(started) - set(layers))):
+        raise ValueError(
+            f"student.targets leaves out {left[0]}, which the student's start changes: add it to the targets."
+        )
+    return list(dict.fromkeys([*layers, *started]))
+
+
 def _fill(model: nn.Module, adapter: str, loras: list[tuple[Lora, float]], rank: int, scale: float) -> None:
     fresh = {name: value for name, value in model.named_parameters() if is_factor(name, adapter)}
     filled: dict[str, Factors] = {}
@@ -110,7 +167,9 @@ def _fill(model: nn.Module, adapter: str, loras: list[tuple[Lora, float]], rank:
         layer, _, part = name.partition(".lora_")
         if part.startswith("A") and (factors := combine(loras, layer, rank, scale)) is not None:
             a = factors.a.to(value)
-            a = torch.where(a.abs().sum(dim=1, keepdim=True) > 0, a, value.detach())
+            # Zero in both factors could never learn; where B is not zero, the row is the start's own.
+            unused = ~(a.any(dim=1) | factors.b.any(dim=0).to(a.device))
+            a = torch.where(unused[:, None], value.detach(), a)
             filled[layer] = Factors(a, factors.b, factors.scale)
     set_factors(model, adapter, filled)
 
@@ -137,10 +196,12 @@ def full_student(model: nn.Module, start: Start, full_model: Callable[[str], nn.
         folder = directory / "transformer"
         folder.mkdir()
         own = model.state_dict()
-        tensors = {name: parameters.get(name, value).to(value.dtype) for name, value in own.items()}
+        # One by one from fp32 on the device to the model's precision on the CPU.
+        tensors = {
+            name: parameters.get(name, value).detach().to("cpu", value.dtype) for name, value in own.items()
+        }
         model.save_config(folder)  # type: ignore[operator]  # diffusers' ConfigMixin
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(folder / "diffusion_pytorch_model.safetensors", save(whole, metadata={"format": "pt"}))
+        write_tensors(folder / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"})
         return folder
 
     return export

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from danceopd.data import check_targets, content_key
 from danceopd.families.base import EncodedWhenAsked, Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
@@ -30,16 +32,21 @@ from .weights import (
     read_weights,
     write_weights,
 )
-from .world import CHANNELS, IMAGE_SIZE
+from .world import CHANNELS, IMAGE_SIZE, VERSION
 
 _STUDENT = "student"
 
 
 def as_example(task: Task) -> Example:
-    """A task as a row: its prompt, its source and target as uint8 [3, 16, 16], and itself as `meta`."""
-    scenes = [task.target] if task.source is None else [task.target, task.source]
-    images = to_pixels(render(scenes))
-    return Example(task.prompt, (images[1],) if task.source is not None else (), images[0], task)
+    """A task as a row: its prompt, its source and target as uint8 [3, 16, 16], and itself as `meta`.
+
+    The mask of an edit marks the pixels in which source and target differ.
+    """
+    if task.source is None:
+        return Example(task.prompt, target=to_pixels(render([task.target]))[0], meta=task)
+    target, source = to_pixels(render([task.target, task.source]))
+    changed = (target != source).any(0).to(torch.uint8) * 255
+    return Example(task.prompt, (source,), target, task, mask=changed)
 
 
 class TaskExamples:
@@ -53,6 +60,14 @@ class TaskExamples:
 
     def __getitem__(self, row: int, /) -> Example:
         return as_example(self.tasks[row])
+
+    def fingerprint(self) -> str:
+        """Changes when the world does, the categories, or the split."""
+        about = (VERSION, self.tasks.categories, self.tasks.split, len(self))
+        return content_key("shapesworld", *about)
+
+    def check_targets(self) -> None:
+        """Every task has one."""
 
 
 class ShapesWorldFamily:
@@ -138,9 +153,17 @@ class ShapesWorldFamily:
         sources = [from_pixels(example.sources[0]) if example.sources else None for example in examples]
         return ShapesCondition.from_prompts([example.prompt for example in examples], sources).to(self.device)
 
-    def prepare(self, data: Sequence[Examples], folder: Path) -> list[EncodedWhenAsked]:
-        """Nothing to do ahead: words are looked up in a table, and images are their own latents."""
-        return [EncodedWhenAsked(self, examples, self.shape()) for examples in data]
+    def prepare(
+        self, data: Sequence[Examples], folder: Path, *, targets: bool = False, masks: bool = False
+    ) -> list[EncodedWhenAsked]:
+        """Nothing to do ahead: words are looked up in a table, and images are their own latents.
+
+        Raises:
+            ValueError: a row has no target where they are asked for.
+        """
+        if targets:
+            check_targets(data)
+        return [EncodedWhenAsked(self, examples, self.shape(), from_pixels) for examples in data]
 
     def guided(self, field: VelocityField, scale: float) -> VelocityField:
         """`field` under classifier-free guidance; itself at scale 1."""
@@ -222,6 +245,17 @@ class ShapesWorldFamily:
         experts = [self.full_model(name).state_dict() for name in config.init]
         model.load_state_dict(add_differences(model.state_dict(), experts, list(config.init.values())))
         return _full_student(model)
+
+    def restored_student(self, config: StudentConfig, trained: Mapping[str, Tensor]) -> Student:
+        """A student for weights that are trained already.
+
+        All weights hold their start; what is under a LoRA is read from `config.init` again.
+
+        Raises:
+            ValueError: as `field`.
+        """
+        full = config.settled("full").kind == "full"
+        return self.student(dataclasses.replace(config, init="base") if full else config)
 
     def _shared_field(self, base: str, lora: Weights | None, scale: float) -> AdapterField:
         beneath = fingerprint(find_weights(base))

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from danceopd.files import write_whole
+from danceopd.files import write_tensors
 
 FOLDER = Path(__file__).with_name("experts")
 EXPERTS = ("base", "local", "global", "edit")
@@ -107,6 +106,4 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         OSError: the file cannot be written.
     """
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # Written by Python and not by safetensors, which would hide the file from other users.
-    return write_whole(path, save(whole, metadata=dict(metadata)))
+    return write_tensors(path, tensors, metadata)

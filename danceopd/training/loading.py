@@ -40,13 +40,17 @@ class LoadedStudent(NamedTuple):
 def load_student(run: str | Path, *, device: torch.device | str | None = None) -> LoadedStudent:
     """The student of the run folder ``run`` at its newest checkpoint, whether the run has ended or not.
 
+    Teachers, and the files that the student started from, are not needed, but for what lies frozen under it:
+    the family's own checkpoint, and what a LoRA of ShapesWorld's was trained on.
+
     Args:
         run: an output_dir.
         device: where to put it; the run's own device when None.
 
     Raises:
         ConfigError: if ``run`` is not the folder of a run.
-        CheckpointError: if it has no checkpoint yet, or a damaged one.
+        CheckpointError: if it has no checkpoint yet, a damaged one, or one of another student.
+        ValueError: from the family, for weights under the student that are not there.
     """
     folder = Path(run)
     if not (folder / CONFIG).is_file():
@@ -66,8 +70,9 @@ def load_student(run: str | Path, *, device: torch.device | str | None = None) -
         device=device or config.device,
         resolution=config.resolution,
     )
-    student = family.student(config.student, config.teachers)
+    trained = checkpoint.ema or checkpoint.student
+    student = family.restored_student(config.student, trained)
     plain = dataclasses.replace(config, optimizer="adamw")  # nothing is trained, so its own may be missing
-    TrainedWeights(student.module, plain).load(checkpoint.ema or checkpoint.student, {})
+    TrainedWeights(student.module, plain).load(trained, {})
     student.module.requires_grad_(False)
     return LoadedStudent(family, student.field, student, checkpoint.step, config)

@@ -6,14 +6,52 @@ Everything outside the key ``time`` follows from the run's settings alone, so tw
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from danceopd.methods import UpdateResult
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+BINS: Final = 10  # of the histograms over sigma
+
+
+def describe_update(routes: Sequence[str], result: UpdateResult) -> dict[str, Any]:
+    """What a line of metrics says of an update: losses, and at which noise levels the student was how wrong.
+
+    Args:
+        routes: name of each sample's route.
+        result: of the update.
+    """
+    names = sorted(set(routes))
+    of = {name: [slot for slot, route in enumerate(routes) if route == name] for name in names}
+    losses = result.loss.tolist()
+    return {
+        "loss": _mean(losses),
+        "losses": {name: _mean([losses[slot] for slot in slots]) for name, slots in of.items()},
+        "samples": {name: len(slots) for name, slots in of.items()},
+        "sigma": _mean(result.sigma.flatten().tolist()),
+        "histograms": {
+            name: histogram(result.sigma[slots].flatten().tolist(), result.error[slots].flatten().tolist())
+            for name, slots in of.items()
+        },
+        "forwards": result.forwards,
+    }
+
+
+def histogram(sigmas: Sequence[float], errors: Sequence[float]) -> dict[str, list[float]]:
+    """Queried states and the sum of their errors in each of `BINS` equal parts of sigma from 0 to 1."""
+    count, error = [0] * BINS, [0.0] * BINS
+    for sigma, value in zip(sigmas, errors, strict=True):
+        place = min(int(sigma * BINS), BINS - 1)
+        count[place] += 1
+        error[place] += value
+    return {"count": list(count), "error": error}
 
 
 class MetricsFile:
@@ -50,6 +88,10 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file, without one that is being written."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def _end_of(content: bytes, last_step: int) -> int:

@@ -153,7 +153,7 @@ def loss_chart(lines: Sequence[Line]) -> Chart:
         route: [(line["step"], line["losses"][route]) for line in lines if route in line["losses"]]
         for route in routes
     }
-    return line_chart("Loss per route", series, logarithmic=True, y_label="mean squared velocity error")
+    return line_chart("Loss per route", series, logarithmic=True, y_label="what updates minimise")
 
 
 def _curves(lines: Sequence[Line]) -> list[Chart]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from danceopd.families import Examples, Family, Teacher
+from danceopd.methods import Method
 from danceopd.settings import ConfigError
 from danceopd.training.config import Route
 
@@ -24,9 +25,35 @@ def read_rows(family: Family, routes: Sequence[Route]) -> list[Examples]:
     return data
 
 
-def asked_teachers(teachers: Sequence[Teacher], routes: Sequence[Route]) -> list[Teacher]:
-    """Those that some route asks, in their order."""
-    return [teacher for teacher in teachers if any(route.teacher == teacher.name for route in routes)]
+def check_grids(
+    family: Family, routes: Sequence[Route], data: Sequence[Examples], num_rollout_steps: int
+) -> None:
+    """Find the noise levels of a rollout for every shape that rows have.
+
+    Raises:
+        ConfigError: a shape has none, as of one step where the family's shift is set by its last one.
+    """
+    for route, rows in zip(routes, data, strict=True):
+        for shape in family.shapes(rows):
+            try:
+                family.grid(num_rollout_steps, shape)
+            except ValueError as error:
+                raise ConfigError(
+                    f"num_rollout_steps={num_rollout_steps} cannot be had for the latents "
+                    f"{'x'.join(map(str, shape))} of route '{route.teacher}': {error}"
+                ) from None
+
+
+def asked_teachers(
+    teachers: Sequence[Teacher], routes: Sequence[Route], method: Method
+) -> list[Teacher]:
+    """Those that some route asks, in their order, and then those that only the method asks."""
+    if not method.needs_teachers:
+        return []
+    of_routes = {route.teacher for route in routes}
+    first = [teacher for teacher in teachers if teacher.name in of_routes]
+    others = set(method.other_teachers) - of_routes
+    return first + [teacher for teacher in teachers if teacher.name in others]
 
 
 def name_routes(routes: Sequence[Route]) -> list[str]:

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+from danceopd.data import check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
-from danceopd.methods import UpdateResult, update
+from danceopd.methods import Limits, UpdateResult
+from danceopd.flow import SigmaGrid
 from danceopd.settings import ConfigError
 from danceopd.training.batch import build_batches
 from danceopd.training.callbacks import Callback, Callbacks
@@ -25,12 +27,12 @@ from danceopd.training.config_file import write_config
 from danceopd.training.errors import DivergedError
 from danceopd.training.grids import Grids
 from danceopd.training.interrupt import GracefulStop
-from danceopd.training.metrics import MetricsFile
+from danceopd.training.metrics import MetricsFile, describe_update
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
 from danceopd.training.report import RunReport
 from danceopd.training.result import TrainResult
-from danceopd.training.routes import asked_teachers, name_routes, read_rows
+from danceopd.training.routes import asked_teachers, check_grids, name_routes, read_rows
 from danceopd.training.run_folder import (
     CACHE,
     CHECKPOINTS,
@@ -82,15 +84,20 @@ class DanceOPDTrainer:
         data: Sequence[Examples] | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        check_routes(teachers, routes)
+        check_routes(teachers, routes, config.method)
         check_writable(Path(config.output_dir))
         self.family = family
         self.config = config
         self.output_dir = Path(config.output_dir)
         self.route_names = name_routes(routes)
         self.data = read_rows(family, routes) if data is None else list(data)
-        self.asked = asked_teachers(teachers, routes)
-        names = [teacher.name for teacher in self.asked]
+        self.method = config.method
+        if self.method.needs_targets:
+            check_targets(self.data)
+        check_grids(family, routes, self.data, config.num_rollout_steps)
+        self.asked = asked_teachers(teachers, routes, self.method)
+        # A method without teachers still counts the routes' names: it learns from data grouped by them.
+        names = [teacher.name for teacher in self.asked] or list(dict.fromkeys(r.teacher for r in routes))
         self.teacher_of_route = [names.index(route.teacher) for route in routes]
         with seeded(config.seed, _INITIAL_VALUES, device=family.device):
             self.student = family.student(config.student, teachers)
@@ -102,10 +109,14 @@ class DanceOPDTrainer:
             seed=config.seed,
             route_weights=tuple(route.weight for route in routes),
             route_sizes=tuple(len(rows) for rows in self.data),
-            query=config.query.law,
+            query=config.query_law,
             num_steps=config.num_rollout_steps,
             drop_probability=config.drop_condition,
             slots_per_rank=config.samples_per_update,
+            num_states=self.method.num_states(config.num_rollout_steps),
+            group_size=self.method.group_size,
+            stratified=config.query is not None and config.query.stratified,
+            grid_of=self._grid_of,
         )
         self.run = self._describe(teachers, routes)
         own: list[Callback] = [ProgressReport(), RunReport()]
@@ -171,7 +182,10 @@ class DanceOPDTrainer:
         """Encode the rows of all routes, once; `train` does it where it was not done."""
         if not self.prepared:
             folder = Path(self.config.cache_dir or self.output_dir / CACHE)
-            self.prepared = self.family.prepare(self.data, folder)
+            masks = self.config.unedited_weight is not None
+            self.prepared = self.family.prepare(
+                self.data, folder, targets=self.method.needs_targets, masks=masks
+            )
 
     def _loop(self, metrics: MetricsFile, stop: GracefulStop) -> None:
         config = self.config
@@ -209,34 +223,33 @@ class DanceOPDTrainer:
 
     def _gradient(self, slots: Sequence[SlotPlan]) -> UpdateResult:
         """Add the gradient of the update's mean loss, one shape of latents after the other."""
-        loss, sigma, forwards = torch.empty(len(slots)), torch.empty(len(slots)), 0
-        steps = self.config.num_rollout_steps
-        for part in build_batches(slots, self.family, self.prepared, self.teacher_of_route, steps):
-            result = update(
-                self.field,
-                self.teachers,
-                part.batch,
-                part.grid,
-                micro_batch_size=self.config.batch_size,
-                rollout_batch_size=self.config.rollout_batch_size,
-                samples_per_update=len(slots),
-            )
-            loss[part.slots], sigma[part.slots] = result.loss.cpu(), result.sigma.cpu()
+        config = self.config
+        teachers = {teacher.name: field for teacher, field in zip(self.asked, self.teachers, strict=True)}
+        limits = Limits(config.batch_size, config.rollout_batch_size, len(slots), config.rollout_solver)
+        loss, forwards = torch.empty(len(slots)), 0
+        error, sigma = torch.empty(2, len(slots), self.plan.num_states)
+        for part in build_batches(
+            slots,
+            self.family,
+            self.prepared,
+            self.teacher_of_route,
+            config.num_rollout_steps,
+            needs_targets=self.method.needs_targets,
+            unedited_weight=config.unedited_weight,
+        ):
+            result = self.method.update(self.field, teachers, part.batch, part.grid, limits)
+            loss[part.slots] = result.loss.cpu()
+            error[part.slots], sigma[part.slots] = result.error.cpu(), result.sigma.cpu()
             forwards += result.forwards
-        return UpdateResult(loss, sigma, forwards)
+        return UpdateResult(loss, error, sigma, forwards)
+
+    def _grid_of(self, route: int, row: int) -> SigmaGrid:
+        return self.family.grid(self.config.num_rollout_steps, self.prepared[route].shape(row))
 
     def _describe_update(self, slots: Sequence[SlotPlan], result: UpdateResult) -> dict[str, Any]:
-        losses = result.loss.tolist()
-        of_route: dict[str, list[float]] = {}
-        for slot, loss in zip(slots, losses, strict=True):
-            of_route.setdefault(self.route_names[slot.route], []).append(loss)
         return {
             "step": self.step + 1,
-            "loss": _mean(losses),
-            "losses": {name: _mean(values) for name, values in sorted(of_route.items())},
-            "samples": {name: len(values) for name, values in sorted(of_route.items())},
-            "sigma": _mean(result.sigma.tolist()),
-            "forwards": result.forwards,
+            **describe_update([self.route_names[slot.route] for slot in slots], result),
         }
 
     def _check_finite(self, line: dict[str, Any]) -> None:
@@ -300,5 +313,3 @@ class DanceOPDTrainer:
         )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

@@ -140,15 +140,3 @@ def error(value: Tensor, reference: Tensor) -> float:
     """Largest difference over the largest value."""
     assert value.shape == reference.shape
     return float((value - reference).abs().max() / reference.abs().max())
-
-
-def decoding_error(kind: str, latents: Tensor, images: Tensor) -> float:
-    """Largest difference of our decoded latents from a pipeline's images, [B, 3, H, W] in [0, 1].
-
-    Our images are also checked after rounding to 8 bits.
-    """
-    family = family_of(kind)
-    assert (family.decode(latents) / 255 - images).abs().max() < 0.501 / 255
-    with torch.no_grad():
-        decoded = family.conventions.decode(pipeline_of(kind), latents)
-    return error((decoded / 2 + 0.5).clamp(0, 1), images)

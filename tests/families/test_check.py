@@ -18,10 +18,10 @@ from danceopd import cli
 from danceopd.families import StudentConfig, Teacher
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.pretrained import PretrainedFamily
-from danceopd.training import RunConfig, check_run, write_config
+from danceopd.training import ConfigError, RunConfig, check_run, write_config
 from tests.families import tiny
 from tests.families.parity import folder_of
-from tests.families.test_training import make_run
+from tests.families.test_training import make_run, trainer_of
 from tests.families.tiny.calls import small_sources
 from tests.families.tiny.loras import make_lora
 from tests.families.tiny.processors import without_torchvision
@@ -57,6 +57,23 @@ def test_every_family_can_be_checked(kind: str, tmp_path: Path) -> None:
     assert 0.7 * trained < before.trained <= trained  # SD3's LoRA changes layers beside the usual ones
     assert before.weights <= memory.base + memory.student <= 1.1 * before.weights
     assert report.samples is not None and not Path(config.output_dir).exists()
+
+
+def test_steps_without_a_grid_are_told_before_any_weight_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*arguments: object, **named: object) -> None:
+        raise AssertionError("weights were read")
+
+    config = make_run("qwen-image", tmp_path, num_rollout_steps=1)
+    monkeypatch.setattr(Checkpoint, "transformer", read)
+    monkeypatch.setattr(Checkpoint, "pipeline", read)
+    for attempt in (trainer_of, check_run):
+        with pytest.raises(
+            ConfigError, match=r"^num_rollout_steps=1 cannot be had for the latents 16x8x8"
+        ) as caught:
+            attempt(config)
+        assert "\n" not in str(caught.value)
 
 
 def test_the_whole_check(tmp_path: Path) -> None:

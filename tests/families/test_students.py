@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -9,17 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from danceopd.families import Example, Student, StudentConfig, Teacher, load_family
+from danceopd.families import Student, StudentConfig, Teacher
 from danceopd.families.lora import Factors, combine
 from danceopd.families.pretrained import PretrainedFamily
+from danceopd.families.students import Start, full_student
 from danceopd.flow import VelocityField
 from danceopd.methods import Batch, update
 from tests.families import tiny
+from tests.families.fields import inputs, new_family, velocity
 from tests.families.parity import error, folder_of
 from tests.families.tiny.loras import make_lora
-from tests.families.tiny.words import PROMPTS
 
 torch.set_num_threads(1)
 
@@ -31,23 +35,6 @@ RANK, ALPHA = 4, 8.0
 def lora_of(seed: int) -> str:
     made = make_lora(tiny.build(KIND).transformer, Path(mkdtemp()), rank=RANK, alpha=ALPHA, seed=seed)
     return str(made.path)
-
-
-def new_family(dtype: torch.dtype = torch.float32) -> PretrainedFamily:
-    family = load_family(folder_of(KIND), resolution=32, dtype=dtype)
-    assert isinstance(family, PretrainedFamily)
-    return family
-
-
-def inputs(family: PretrainedFamily, rows: int = 3) -> tuple[Tensor, Tensor, Any]:
-    examples = [Example(PROMPTS[b % 3]) for b in range(rows)]
-    generator = torch.Generator().manual_seed(0)
-    sample = torch.randn(rows, *family.shape(examples[0]), generator=generator)
-    return sample, torch.linspace(0.2, 0.9, rows), family.encode(examples)
-
-
-def velocity(family: PretrainedFamily, field: VelocityField) -> Tensor:
-    return field(*inputs(family)).detach().float()
 
 
 def one_update(family: PretrainedFamily, student: Student, teachers: list[VelocityField]) -> Tensor:
@@ -63,7 +50,7 @@ def trained(student: Student) -> dict[str, Tensor]:
 
 
 def test_a_lora_student_starts_as_the_base_and_only_it_trains() -> None:
-    family = new_family()
+    family = new_family(KIND)
     student = family.student(StudentConfig(rank=3))
     base = velocity(family, family.teacher(Teacher("base")))
     assert torch.equal(velocity(family, student.field), base)
@@ -80,7 +67,7 @@ def test_a_lora_student_starts_as_the_base_and_only_it_trains() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_student_that_is_its_teacher_has_no_loss(dtype: torch.dtype, checkpointing: bool) -> None:
-    family = new_family(dtype)
+    family = new_family(KIND, dtype)
     teacher = Teacher("one", lora=lora_of(1))
     config = StudentConfig(rank=RANK, alpha=ALPHA, init="one", gradient_checkpointing=checkpointing)
     student = family.student(config, [teacher])
@@ -91,7 +78,7 @@ def test_a_student_that_is_its_teacher_has_no_loss(dtype: torch.dtype, checkpoin
 
 @pytest.mark.parametrize("rank", [RANK, 7, 2])
 def test_a_student_starts_from_a_teacher_of_another_rank(rank: int) -> None:
-    family = new_family()
+    family = new_family(KIND)
     teacher = Teacher("one", lora=lora_of(1), scale=0.5)
     student = family.student(StudentConfig(rank=rank, init="one"), [teacher])
     wanted, base = (velocity(family, family.teacher(t)) for t in (teacher, Teacher("base")))
@@ -105,7 +92,7 @@ def test_a_student_starts_from_a_teacher_of_another_rank(rank: int) -> None:
 
 
 def test_a_student_starts_from_a_merge(tmp_path: Path) -> None:
-    family = new_family()
+    family = new_family(KIND)
     teachers = [Teacher("one", lora=lora_of(1)), Teacher("two", lora=lora_of(2))]
     init = {"one": 0.75, "two": 0.25, lora_of(3): -0.5}
     lora = family.student(StudentConfig(rank=3 * RANK, init=init), teachers)
@@ -113,6 +100,20 @@ def test_a_student_starts_from_a_merge(tmp_path: Path) -> None:
     merged = velocity(family, full.field)
     assert error(velocity(family, lora.field), merged) < 1e-5
     assert error(velocity(family, family.teacher(Teacher("base"))), merged) > 0.01
+
+
+def test_a_start_that_is_zero_in_one_factor_stays_what_it_is(tmp_path: Path) -> None:
+    tensors = load_file(lora_of(1))
+    for name, tensor in tensors.items():
+        if ".lora_A." in name:
+            tensor[0] = 0  # its column of B is not zero
+    path = tmp_path / "lora.safetensors"
+    with safe_open(lora_of(1), framework="pt") as file:
+        save_file(tensors, path, file.metadata())
+    family = new_family(KIND)
+    wanted = velocity(family, family.teacher(Teacher("one", lora=str(path))))
+    student = family.student(StudentConfig(rank=RANK, alpha=ALPHA, init=str(path)))
+    assert torch.equal(velocity(family, student.field), wanted)
 
 
 def test_combine_is_the_best_of_its_rank() -> None:
@@ -139,7 +140,7 @@ def test_gradient_checkpointing_changes_no_gradient(wide: bool, tmp_path: Path) 
     teacher = make_lora(tiny.build(KIND).transformer, tmp_path, targets=more, seed=1)
     gradients = []
     for checkpointing in (False, True):
-        family = new_family()
+        family = new_family(KIND)
         # Its adapter must not be the one that is recomputed.
         family.teacher(Teacher("first", lora=lora_of(3)))
         torch.manual_seed(0)  # of layers that the start leaves out
@@ -155,7 +156,7 @@ def test_gradient_checkpointing_changes_no_gradient(wide: bool, tmp_path: Path) 
 
 @pytest.mark.parametrize("alpha", [None, 6.0])
 def test_an_exported_lora_is_the_student_in_plain_diffusers(alpha: float | None, tmp_path: Path) -> None:
-    family = new_family()
+    family = new_family(KIND)
     student = family.student(StudentConfig(rank=3, alpha=alpha))
     with torch.no_grad():
         for parameter in trained(student).values():
@@ -168,20 +169,39 @@ def test_an_exported_lora_is_the_student_in_plain_diffusers(alpha: float | None,
     pipeline.load_lora_weights(tmp_path)
     assert error(predict(pipeline.transformer, *inputs(family)).detach(), wanted) < 5e-6
     assert error(before, wanted) > 0.01
-    again = new_family().teacher(Teacher("again", lora=str(path)))
+    again = new_family(KIND).teacher(Teacher("again", lora=str(path)))
     assert error(velocity(family, again), wanted) < 5e-6
 
 
 def test_an_exported_full_student_is_a_checkpoint(tmp_path: Path) -> None:
-    family = new_family()
+    family = new_family(KIND)
     student = family.student(StudentConfig(kind="full", init=lora_of(1)))
     wanted = velocity(family, student.field)
     assert student.export(tmp_path, trained(student)) == tmp_path / "transformer"
     for path in (tmp_path, tmp_path / "transformer"):
-        again = new_family().teacher(Teacher("again", checkpoint=str(path)))
+        again = new_family(KIND).teacher(Teacher("again", checkpoint=str(path)))
         assert torch.equal(velocity(family, again), wanted)
     further = family.student(StudentConfig(kind="full", init=str(tmp_path)))
     assert torch.equal(velocity(family, further.field), wanted)
+
+
+class Large(nn.Linear):
+    """Weights beside which all else is small."""
+
+    def save_config(self, folder: Path) -> None:
+        pass
+
+
+def test_full_weights_are_exported_without_a_copy(tmp_path: Path) -> None:
+    model = Large(1024, 1024)
+    export = full_student(model, Start(), nn.Identity)  # type: ignore[arg-type]
+    tracemalloc.start()  # sees what Python holds, such as a file in bytes
+    try:
+        export(tmp_path, dict(model.named_parameters()))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.5 * model.weight.nbytes
 
 
 @pytest.mark.parametrize(
@@ -193,30 +213,41 @@ def test_an_exported_full_student_is_a_checkpoint(tmp_path: Path) -> None:
         ({"init": "full"}, "student.init names the full weights"),
         ({"guidance_vector": 3.0}, "student has guidance_vector=3.0, but this Stable Diffusion 3 takes none"),
         ({"kind": "full", "init": {"one": 1.0, "other": 1.0}}, "the LoRA 'other' is not there"),
+        ({"init": "guided"}, "student.init names teacher 'guided', which is guidance on the base"),
+        ({"init": {"guided": 0.5}}, "student.init names teacher 'guided', which is guidance on the base"),
+        ({"init": {"plain": 0.5, "one": 1.0}}, "student.init scales teacher 'plain', which is the base"),
     ],
 )
 def test_a_start_that_cannot_be_is_one_sentence(settings: dict[str, Any], words: str) -> None:
-    teachers = [Teacher("one", lora=lora_of(1)), Teacher("full", checkpoint=str(folder_of(KIND)))]
+    teachers = [
+        Teacher("one", lora=lora_of(1)),
+        Teacher("full", checkpoint=str(folder_of(KIND))),
+        Teacher("guided", guidance_scale=3.0),
+        Teacher("plain"),
+    ]
     with pytest.raises(ValueError) as caught:
-        new_family().student(StudentConfig(**settings), teachers)
+        new_family(KIND).student(StudentConfig(**settings), teachers)
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_base_is_the_base_whatever_a_teacher_is_called() -> None:
-    family = new_family()
+    family = new_family(KIND)
     base = velocity(family, family.teacher(Teacher("x")))
     student = family.student(StudentConfig(rank=2), [Teacher("base", lora=lora_of(1))])
+    assert torch.equal(velocity(family, student.field), base)
+    family = new_family(KIND)
+    student = family.student(StudentConfig(rank=2, init="plain"), [Teacher("plain")])
     assert torch.equal(velocity(family, student.field), base)
 
 
 def test_a_family_holds_one_lora_student() -> None:
-    family = new_family()
+    family = new_family(KIND)
     family.student(StudentConfig(rank=2))
     with pytest.raises(ValueError, match="has a LoRA student already: load the family again"):
         family.student(StudentConfig(rank=2))
 
 
 def test_a_full_student_does_not_load_the_base() -> None:
-    family = new_family()
+    family = new_family(KIND)
     family.student(StudentConfig(kind="full", init=lora_of(1)))
     assert family._base is None

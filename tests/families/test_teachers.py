@@ -9,17 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from danceopd.families import Example, StudentConfig, Teacher, load_family
+from danceopd.families import StudentConfig, Teacher, load_family
 from danceopd.families.placement import OffloadedField
-from danceopd.families.pretrained import PretrainedFamily
-from danceopd.flow import AdapterField, GuidedField, VelocityField, routed_velocity
+from danceopd.flow import AdapterField, GuidedField, routed_velocity
 from tests.families import tiny
-from tests.families.parity import as_tensor, error, folder_of
-from tests.families.tiny.calls import picture
+from tests.families.fields import inputs, new_family, velocity
+from tests.families.parity import error, folder_of
 from tests.families.tiny.loras import make_lora
-from tests.families.tiny.words import PROMPTS
 
 torch.set_num_threads(1)
 
@@ -37,33 +35,13 @@ def other_checkpoint() -> Path:
     return tiny.save(KIND, Path(mkdtemp()) / "other", seed=5)
 
 
-def new_family(dtype: torch.dtype = torch.float32) -> PretrainedFamily:
-    family = load_family(folder_of(KIND), resolution=64, dtype=dtype)
-    assert isinstance(family, PretrainedFamily)
-    return family
-
-
-def inputs(family: PretrainedFamily, rows: int = 4) -> tuple[Tensor, Tensor, Any]:
-    """Rows with and without a source, and with two."""
-    sources = [(), (as_tensor(picture(1)),), (as_tensor(picture(1)), as_tensor(picture(2)))]
-    examples = [Example(PROMPTS[b % 3], sources[b % 3], size=(32, 48)) for b in range(rows)]
-    generator = torch.Generator().manual_seed(0)
-    sample = torch.randn(rows, *family.shape(examples[0]), generator=generator)
-    return sample, torch.linspace(0.2, 0.9, rows), family.encode(examples)
-
-
-@torch.no_grad()
-def velocity(family: PretrainedFamily, field: VelocityField, **which: Any) -> Tensor:
-    return field(*inputs(family, **which)).float()
-
-
 def storages(module: nn.Module) -> dict[int, int]:
     """Bytes of every storage under a module's parameters."""
     return {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in module.parameters()}
 
 
 def test_three_lora_teachers_and_a_student_hold_the_base_once() -> None:
-    family = new_family()
+    family = new_family(KIND)
     before = storages(family.base)
     fields = [family.teacher(Teacher(str(seed), lora=str(lora_of(seed)))) for seed in range(3)]
     student = family.student(StudentConfig(rank=4))
@@ -77,7 +55,7 @@ def test_three_lora_teachers_and_a_student_hold_the_base_once() -> None:
 
 
 def test_a_lora_teacher_is_what_diffusers_loads() -> None:
-    family = new_family()
+    family = new_family(KIND)
     field = family.teacher(Teacher("a", lora=str(lora_of(1))))
     pipeline: Any = tiny.load(folder_of(KIND))
     plain = AdapterField(pipeline.transformer, None, field.predict)  # type: ignore[attr-defined]
@@ -90,7 +68,7 @@ def test_a_lora_teacher_is_what_diffusers_loads() -> None:
 
 
 def test_strength_scales_a_lora() -> None:
-    family = new_family()
+    family = new_family(KIND)
     none, half, whole, base = (
         velocity(family, family.teacher(teacher))
         for teacher in (
@@ -105,7 +83,7 @@ def test_strength_scales_a_lora() -> None:
 
 
 def test_equal_teachers_are_one_field_and_others_are_not() -> None:
-    family = new_family()
+    family = new_family(KIND)
     first = family.teacher(Teacher("a", lora=str(lora_of(1))))
     assert family.teacher(Teacher("b", lora=str(lora_of(1)))) is first
     assert family.teacher(Teacher("c", lora=str(lora_of(1)), scale=0.5)) is not first
@@ -114,7 +92,7 @@ def test_equal_teachers_are_one_field_and_others_are_not() -> None:
 
 
 def test_guidance_is_one_forward_per_layout() -> None:
-    family = new_family()
+    family = new_family(KIND)
     guided = family.teacher(Teacher("g", guidance_scale=3.0))
     calls = []
     handle = family.base.register_forward_hook(
@@ -127,7 +105,7 @@ def test_guidance_is_one_forward_per_layout() -> None:
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_mixed_routes_equal_rows_one_by_one(guidance: float) -> None:
-    family = new_family()
+    family = new_family(KIND)
     fields = [
         family.teacher(Teacher("base")),
         family.teacher(Teacher("one", lora=str(lora_of(1)))),
@@ -150,7 +128,7 @@ def test_mixed_routes_equal_rows_one_by_one(guidance: float) -> None:
 
 
 def test_full_checkpoints_are_found_in_every_form(tmp_path: Path) -> None:
-    family = new_family()
+    family = new_family(KIND)
     expected = velocity(family, family.teacher(Teacher("a", checkpoint=str(other_checkpoint()))))
     assert error(expected, velocity(family, family.teacher(Teacher("base")))) > 0.05
     folder = other_checkpoint() / "transformer"
@@ -160,7 +138,7 @@ def test_full_checkpoints_are_found_in_every_form(tmp_path: Path) -> None:
 
 
 def test_an_offloaded_teacher_waits_elsewhere_and_answers_the_same() -> None:
-    family = new_family()
+    family = new_family(KIND)
     here = family.teacher(Teacher("a", checkpoint=str(other_checkpoint())))
     away = family.teacher(Teacher("b", checkpoint=str(other_checkpoint()), offload=True))
     assert isinstance(away, OffloadedField) and away.model is not here.model  # type: ignore[attr-defined]
@@ -169,7 +147,7 @@ def test_an_offloaded_teacher_waits_elsewhere_and_answers_the_same() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # of torchao, about kernels for other devices
 def test_a_quantised_teacher_is_near_and_smaller() -> None:
-    family = new_family(torch.bfloat16)
+    family = new_family(KIND, torch.bfloat16)
     plain = family.teacher(Teacher("a", checkpoint=str(other_checkpoint())))
     small = family.teacher(Teacher("b", checkpoint=str(other_checkpoint()), quantization="int8"))
     assert 0 < error(velocity(family, small), velocity(family, plain)) < 0.1
@@ -178,7 +156,7 @@ def test_a_quantised_teacher_is_near_and_smaller() -> None:
 
 
 def test_teachers_are_frozen_and_leave_no_gradient() -> None:
-    family = new_family()
+    family = new_family(KIND)
     fields = [family.teacher(Teacher("base")), family.teacher(Teacher("one", lora=str(lora_of(1))))]
     assert not any(p.requires_grad for p in family.base.parameters())
     assert not any(field(*inputs(family)).requires_grad for field in fields)
@@ -197,12 +175,12 @@ def test_teachers_are_frozen_and_leave_no_gradient() -> None:
 )
 def test_a_teacher_that_cannot_be_loaded_is_one_sentence(teacher: Teacher, words: str) -> None:
     with pytest.raises(ValueError) as caught:
-        new_family().teacher(teacher)
+        new_family(KIND).teacher(teacher)
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_teachers_of_other_models_are_refused_and_leave_the_base_alone(tmp_path: Path) -> None:
-    family = new_family()
+    family = new_family(KIND)
     before = velocity(family, family.teacher(Teacher("base")))
     wide = make_lora(tiny.build(KIND).transformer, tmp_path, fmt="diffusers")
     from safetensors.torch import load_file, save_file

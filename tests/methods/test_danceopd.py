@@ -145,7 +145,7 @@ def test_a_student_learns_two_gaussian_teachers() -> None:
             draw_noise([slot.noise_seed for slot in planned], SHAPE),
             ToyCondition(prompt, torch.zeros_like(prompt)),
             route,
-            torch.tensor([slot.query_index for slot in planned]),
+            torch.tensor([slot.states[-1] for slot in planned]),
         )
 
     losses = []

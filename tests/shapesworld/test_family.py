@@ -141,6 +141,18 @@ def test_a_student_of_a_lora_starts_where_it_ended(family: ShapesWorldFamily, tm
             torch.testing.assert_close(velocity(family, student.field), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_trained_student_needs_of_its_start_what_lies_frozen_under_it(
+    family: ShapesWorldFamily, tmp_path: Path
+) -> None:
+    gone = str(tmp_path / "gone.safetensors")
+    for config in (StudentConfig(init=gone), StudentConfig(init={gone: 1.0, "edit": 0.5})):
+        restored = family.restored_student(config, {})
+        assert all(parameter.requires_grad for parameter in restored.module.parameters())
+    assert "gone.safetensors' is no file" in refusal(
+        family.restored_student, StudentConfig(init=gone, **LORA), {}
+    )
+
+
 def test_a_student_may_start_from_several_experts(family: ShapesWorldFamily) -> None:
     base, local, glob = (family.full_model(name).state_dict() for name in ("base", "local", "global"))
     student = family.student(StudentConfig(init={"local": 1.0, "global": 0.5}))

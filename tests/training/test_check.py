@@ -138,7 +138,7 @@ def test_the_mean_of_the_law_is_that_of_the_plan(make_config: Callable[..., RunC
     report, trainer = checked(make_config(query="middle"))
     drawn = [slot for step in range(300) for slot in trainer.plan.step(step)]
     guided = sum(slot.route == 1 for slot in drawn)
-    forwards = (sum(slot.query_index for slot in drawn) + 2 * len(drawn) + guided) / 300
+    forwards = (sum(slot.states[-1] for slot in drawn) + 2 * len(drawn) + guided) / 300
     assert report.estimate.forwards == pytest.approx(forwards, rel=0.02)
 
 

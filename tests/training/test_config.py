@@ -100,6 +100,8 @@ def test_overrides_reach_mappings_and_lists(run_file: Path) -> None:
         ("student.init=3", ["student.init must be a name, or a mapping of names to factors, got 3"]),
         ("student.init={a: b}", ["student.init must be a name, or a mapping", "got {'a': 'b'}"]),
         ("student.init={}", ["student.init must be a name, or a mapping", "got {}"]),
+        ("student.init={base: 0.5}", ["student.init scales 'base' by 0.5", "leave 'base' out"]),
+        ("student.init={base: 1, b: 0.5}", ["student.init scales 'base' by 1", "leave 'base' out"]),
         (
             "student={kind: full, rank: 4}",
             ["student.rank=4 is for a LoRA", "student.kind is 'full'", "set that to 'lora'"],

@@ -61,8 +61,8 @@ def test_each_line_of_the_metrics_tells_the_update(make_trainer: MakeTrainer, tm
         assert line["samples"] == {name: count for name, count in counts.items() if count}
         weighted = sum(line["losses"][name] * count for name, count in line["samples"].items())
         assert line["loss"] == pytest.approx(weighted / 6)
-        assert line["forwards"] == sum(slot.query_index for slot in slots)
-        assert line["sigma"] == pytest.approx(sum(1 - slot.query_index / 4 for slot in slots) / 6)
+        assert line["forwards"] == sum(slot.states[-1] for slot in slots)
+        assert line["sigma"] == pytest.approx(sum(1 - slot.states[-1] / 4 for slot in slots) / 6)
         assert line["learning_rate"] == 1e-2
         assert line["grad_norm"] > 0
         assert line["time"]["samples_per_second"] == pytest.approx(6 / line["time"]["seconds"])

@@ -1,0 +1,42 @@
+"""How a command's failure is told: in one sentence, and by its exit code."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+
+class OneSentenceErrors(TyperGroup):
+    """The commands, with a user's mistake told in one sentence instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for, and end the process with a code of its own where it fails."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, ImportError, FloatingPointError, MemoryError, RuntimeError) as error:
+            if ctx.params.get("debug") or _is_a_bug(error):
+                raise
+            _fail(error)
+
+
+def _is_a_bug(error: Exception) -> bool:
+    """Whether the error is ours, so that its traceback is worth more than a sentence."""
+    if isinstance(error, ImportError):
+        return (error.name or "").startswith("danceopd")
+    return isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError"
+
+
+def _fail(error: Exception) -> NoReturn:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"'{error.filename}': " if error.filename else ""
+        text = f"{where}{error.strerror}."
+    elif isinstance(error, ModuleNotFoundError) and error.name:
+        text = f"the package '{error.name}' is not installed: pip install {error.name}."
+    elif isinstance(error, (RuntimeError, MemoryError)):
+        text = "out of memory: lower batch_size (raise gradient_accumulation_steps) or rollout_batch_size."
+    else:
+        text = " ".join(str(error).split()) or type(error).__name__
+    typer.echo(f"danceopd: {text}", err=True)
+    raise typer.Exit(1 if isinstance(error, (FloatingPointError, MemoryError, RuntimeError)) else 2)

@@ -1,0 +1,57 @@
+"""``danceopd train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from danceopd.cli.opening import open_run
+from danceopd.cli.options import Config, Overrides
+
+
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume", help="Continue the run that output_dir holds, or insist on a new one."
+        ),
+    ] = True,
+    resume_from: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder to continue from, instead of output_dir's newest.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Check the run first, as danceopd check does.")
+    ] = True,
+) -> None:
+    """Train a student as CONFIG says; the same command continues a run that was stopped.
+
+    Ctrl-C (or SIGTERM) finishes the update at hand, saves a checkpoint and ends.
+    """
+    from danceopd.training import DanceOPDTrainer, check_run
+
+    if resume_from is not None and not resume:
+        raise ValueError(
+            f"--no-resume insists on a new run, but --resume-from {resume_from} continues one: "
+            "drop one of them."
+        )
+    run, family = open_run(config, overrides)
+    if check:
+        # Where it would continue is for the training itself to find out, under its lock.
+        report, trainer = check_run(run, family=family, resume=None)
+        for warning in report.warnings:
+            typer.echo(f"danceopd: {warning}", err=True)
+        if run.progress:
+            typer.echo(report.estimate.line(), err=True)
+    else:
+        trainer = DanceOPDTrainer(family=family, teachers=run.teachers, routes=run.routes, config=run)
+    result = trainer.train(resume=resume_from or resume)
+    if result.stopped_by is not None:
+        typer.echo(
+            f"Stopped after {result.step} of {run.max_steps} updates; the same command continues.", err=True
+        )
+        raise typer.Exit(128 + result.stopped_by)
+    typer.echo(f"{result.step} updates done; the student is in {result.exported}", err=True)
