@@ -255,3 +255,7 @@ class Family(Protocol):
     def decode(self, sample: Tensor) -> Tensor:
         """Clean latents [B, ...] as images, uint8 [B, 3, H, W]."""
         ...
+
+    def release_encoders(self) -> None:
+        """Free what `encode` and `decode` have loaded; they load it again where it is needed."""
+        ...

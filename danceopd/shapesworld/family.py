@@ -187,6 +187,9 @@ class ShapesWorldFamily:
         """Samples [B, 3, 16, 16] as uint8 images."""
         return to_pixels(sample)
 
+    def release_encoders(self) -> None:
+        """There are none."""
+
     def field(self, name_or_path: str, *, lora: str | None = None, scale: float = 1.0) -> VelocityField:
         """The frozen field of some weights, optionally with a LoRA of strength `scale` on them.
 

@@ -33,7 +33,7 @@ def _rows(value: object) -> Any:
         hasattr(value, "column_names") and hasattr(value, "__getitem__")
     ):
         return value
-    raise ValueError(f"a route's data must be a text or a datasets.Dataset, got {type(value).__name__}.")
+    raise ValueError(f"data must be a text or a datasets.Dataset, got {type(value).__name__}.")
 
 
 def _written(value: Any) -> str:
@@ -143,6 +143,38 @@ MethodSettings = Annotated[Any, PlainValidator(_method), PlainSerializer(_descri
 
 
 @settings
+class ValidationSettings:
+    """Pictures of the same rows, drawn by every teacher and by the student, while a run trains."""
+
+    every: Integer = Field(default=500, ge=1, description="Updates between two pictures.")
+    prompts: list[Text] | None = Field(
+        default=None, min_length=1, description="Prompts to draw; the first rows of each route if not given."
+    )
+    data: Data | None = Field(
+        default=None, description="Rows to draw, with sources, as for a route; in place of prompts."
+    )
+    rows: Integer = Field(
+        default=4, ge=1, le=64, description="Rows of each route, or of data, that are drawn; all prompts are."
+    )
+    num_steps: Integer = Field(default=16, ge=1, le=1000, description="Euler steps from noise to image.")
+    guidance_scale: Number = Field(
+        default=1.0,
+        ge=0.0,
+        le=100.0,
+        description="Classifier-free guidance on top of every teacher and the student; 1 is none.",
+    )
+    seed: Integer = Field(
+        default=0, ge=0, lt=2**63, description="Seed of the noise, the same in every column and picture."
+    )
+
+    @model_validator(mode="after")
+    def _one_choice_of_rows(self) -> ValidationSettings:
+        if self.prompts is not None and self.data is not None:
+            raise ValueError("validation has both prompts and data: drop one of them.")
+        return self
+
+
+@settings
 class TrainConfig:
     """The numbers of a training run. Defaults follow the recipe of arXiv 2606.27377 where it gives one."""
 
@@ -188,6 +220,10 @@ class TrainConfig:
         le=1.0,
         description="Probability that a sample loses its prompt (keeps its source).",
     )
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        default="adamw",
+        description="AdamW with moments in float32, or in 8 bits (by torchao): 6 bytes less a weight.",
+    )
     unedited_weight: Number | None = Field(
         default=None,
         ge=0.0,
@@ -227,6 +263,14 @@ class TrainConfig:
         default=2, ge=1, description="Newest checkpoints kept; older ones are deleted."
     )
     log_every: Integer = Field(default=1, ge=1, description="Updates between two lines of metrics.jsonl.")
+    validation: ValidationSettings | None = Field(
+        default=None, description="Draw pictures while training; {} draws rows of the routes, null nothing."
+    )
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default_factory=list,
+        description="Trackers that get metrics and pictures; each is a package to install. The project is "
+        "'danceopd', or what the environment variable WANDB_PROJECT or TRACKIO_PROJECT says.",
+    )
     progress: Flag = Field(default=True, description="Show progress on stderr.")
 
     @property

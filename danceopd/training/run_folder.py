@@ -39,6 +39,8 @@ _MAY_CHANGE: Final = {
     # Where memory runs out these are lowered: equal to rounding.
     "rollout_batch_size",
     "student.gradient_checkpointing",
+    "validation",
+    "report_to",
 }
 _SPLIT: Final = ("batch_size", "gradient_accumulation_steps")  # may change while their product stays
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -20,16 +20,20 @@ from danceopd.methods import Limits, UpdateResult
 from danceopd.flow import SigmaGrid
 from danceopd.settings import ConfigError
 from danceopd.training.batch import build_batches
+from danceopd.training.callbacks import Callback, Callbacks
 from danceopd.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
 from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes
 from danceopd.training.config_file import write_config
 from danceopd.training.errors import DivergedError
+from danceopd.training.grids import Grids
 from danceopd.training.interrupt import GracefulStop
 from danceopd.training.memory import out_of_memory_told
 from danceopd.training.metrics import MetricsFile, describe_update
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
 from danceopd.training.provenance import Sources
+from danceopd.training.report import RunReport
+from danceopd.training.result import TrainResult
 from danceopd.training.routes import asked_teachers, check_grids, name_routes, read_rows
 from danceopd.training.run_folder import (
     CACHE,
@@ -45,25 +49,10 @@ from danceopd.training.run_folder import (
 )
 from danceopd.training.schedule import learning_rate
 from danceopd.training.seeding import seeded
+from danceopd.training.trackers import Trackers
 from danceopd.training.weights import RunningMean, TrainedWeights
 
 _INITIAL_VALUES, _UPDATE = 0, 1  # places in the run that torch's generators are seeded for
-
-
-class TrainResult(NamedTuple):
-    """How a run ended.
-
-    Attributes:
-        step: updates done, over all its resumptions.
-        output_dir: the run's folder.
-        exported: the student as the family's users load it; None when the run was stopped before its end.
-        stopped_by: number of the signal that stopped it, None when it came to its end.
-    """
-
-    step: int
-    output_dir: Path
-    exported: Path | None
-    stopped_by: int | None
 
 
 class DanceOPDTrainer:
@@ -77,6 +66,7 @@ class DanceOPDTrainer:
         routes: which teacher is asked on which data.
         config: the numbers of the run. A `RunConfig` does as well; its own teachers and routes do not count.
         data: the rows of each route where `read_rows` has read them before; read here when None.
+        callbacks: what else watches the run, beside progress and whatever the config asks for.
 
     Attributes:
         field: the student as it is trained, under its guidance scale.
@@ -96,6 +86,7 @@ class DanceOPDTrainer:
         routes: Sequence[Route],
         config: TrainConfig,
         data: Sequence[Examples] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         check_routes(teachers, routes, config.method)
         check_writable(Path(config.output_dir))
@@ -135,6 +126,12 @@ class DanceOPDTrainer:
         )
         self.run = self._describe(teachers, routes)
         self.made_of: Mapping[str, Any] = {}
+        own: list[Callback] = [ProgressReport(), RunReport()]
+        if config.report_to:
+            own.append(Trackers(config.report_to))
+        if config.validation is not None:
+            own.append(Grids(config.validation, family))
+        self.callbacks = Callbacks([*own, *callbacks])
         self.prepared: Sequence[Prepared] = ()
         self.step = 0
         self._saved_step = 0
@@ -188,11 +185,14 @@ class DanceOPDTrainer:
             prune_checkpoints(self.output_dir / CHECKPOINTS, self.config.keep_checkpoints)
             metrics = stack.enter_context(MetricsFile(self.output_dir / METRICS, self.step))
             stop = stack.enter_context(GracefulStop())
+            stack.enter_context(self.callbacks.watching())
+            self.callbacks.on_start(self)
             self._loop(metrics, stop)
-            if self.step < self.config.max_steps:
-                return TrainResult(self.step, self.output_dir, None, stop.signal)
-            exported = export_whole(self.output_dir, self._export)
-        return TrainResult(self.step, self.output_dir, exported, None)
+            done = self.step == self.config.max_steps
+            exported = export_whole(self.output_dir, self._export) if done else None
+            result = TrainResult(self.step, self.output_dir, exported, None if done else stop.signal)
+            self.callbacks.on_end(result)
+        return result
 
     def prepare(self) -> None:
         """Encode the rows of all routes, once; `train` does it where it was not done."""
@@ -205,23 +205,22 @@ class DanceOPDTrainer:
 
     def _loop(self, metrics: MetricsFile, stop: GracefulStop) -> None:
         config = self.config
-        with ProgressReport(self.step, config.max_steps, shown=config.progress) as progress:
-            try:
-                while self.step < config.max_steps and stop.signal is None:
-                    with out_of_memory_told(self.run, self.step + 1):
-                        line = self._one_update()
-                    # First, so that a disk without room for the line does not cost the weights.
-                    self.step, self._between_updates = line["step"], True
-                    if self.step % config.log_every == 0:
-                        metrics.append(line)
-                    progress.update(line)
-                    if self.step % config.save_every == 0:
-                        self._save(metrics)
-                        prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
-            finally:
-                # Also after an error: the weights are those of the last whole update, maybe hours of work.
-                if self._between_updates and self._saved_step != self.step:
+        try:
+            while self.step < config.max_steps and stop.signal is None:
+                with out_of_memory_told(self.run, self.step + 1):
+                    line = self._one_update()
+                # First, so that a disk without room for the line does not cost the weights.
+                self.step, self._between_updates = line["step"], True
+                if self.step % config.log_every == 0:
+                    metrics.append(line)
+                self.callbacks.on_update(line)
+                if self.step % config.save_every == 0:
                     self._save(metrics)
+                    prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
+        finally:
+            # Also after an error: the weights are those of the last whole update, maybe hours of work.
+            if self._between_updates and self._saved_step != self.step:
+                self._save(metrics)
         prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
 
     def _one_update(self) -> dict[str, Any]:
@@ -298,7 +297,8 @@ class DanceOPDTrainer:
         try:
             metrics.sync()
         finally:
-            save_checkpoint(self.output_dir / CHECKPOINTS, checkpoint)
+            saved = save_checkpoint(self.output_dir / CHECKPOINTS, checkpoint)
+        self.callbacks.on_save(saved)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.step > self.config.max_steps:

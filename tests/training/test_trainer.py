@@ -35,6 +35,7 @@ def test_a_run_learns_and_leaves_student_config_metrics_and_checkpoints(make_tra
         "config.yaml",
         "metrics.jsonl",
         "provenance.json",
+        "report.html",
         "student.safetensors",
     ]
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
@@ -280,17 +281,6 @@ def test_metrics_are_plain_json_lines(make_trainer: MakeTrainer, tmp_path: Path)
     make_trainer(max_steps=2).train()
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
         assert isinstance(json.loads(line, parse_constant=lambda name: pytest.fail(name)), dict)
-
-
-def test_progress_tells_losses_and_speed(
-    make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_trainer(max_steps=3, progress=True).train()
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    last = shown.err.strip().splitlines()[-1]
-    assert last.startswith("step 3/3  loss 0.") and "one 0." in last and "two 0." in last
-    assert last.endswith("samples/s")
 
 
 def test_family_data_type_is_checked_by_the_family() -> None:

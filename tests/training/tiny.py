@@ -140,6 +140,9 @@ class TinyFamily:
     def decode(self, sample: Tensor) -> Tensor:
         return (sample.clamp(-1, 1) * 127.5 + 127.5).to(torch.uint8)
 
+    def release_encoders(self) -> None:
+        pass
+
     def _latent(self, image: Tensor) -> Tensor:
         return image.float() / 127.5 - 1
 
