@@ -33,7 +33,6 @@ from danceopd.families.students import (
     Start,
     find_start,
     full_student,
-    is_transformer,
     lora_student,
     other_transformer,
 )

@@ -96,8 +96,8 @@ class Plan:
             raise ValueError(f"drop_probability must lie in 0 .. 1, got {self.drop_probability}; 0 is never.")
         if self.slots_per_rank < 1 or self.num_ranks < 1:
             raise ValueError(
-                f"slots_per_rank must be at least 1, but got {self.slots_per_rank} on {self.num_ranks} ranks; "
-                "raise it."
+                f"slots_per_rank must be at least 1 on at least one rank, but got {self.slots_per_rank} on "
+                f"{self.num_ranks}; raise it."
             )
         if self.group_size < 1 or self.slots % self.group_size:
             raise ValueError(

@@ -16,8 +16,8 @@ import torch
 
 from danceopd.data import check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
-from danceopd.methods import Limits, UpdateResult
 from danceopd.flow import SigmaGrid
+from danceopd.methods import Limits, UpdateResult
 from danceopd.settings import ConfigError
 from danceopd.training.batch import build_batches
 from danceopd.training.callbacks import Callback, Callbacks
@@ -333,5 +333,3 @@ class DanceOPDTrainer:
             dtype=self.config.dtype if isinstance(self.config, RunConfig) else dtype,
             device=str(self.family.device),
         )
-
-
