@@ -25,7 +25,11 @@ def _is_a_bug(error: Exception) -> bool:
     """Whether the error is ours, so that its traceback is worth more than a sentence."""
     if isinstance(error, ImportError):
         return (error.name or "").startswith("danceopd")
-    return isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError"
+    return isinstance(error, RuntimeError) and type(error).__name__ not in (
+        "OutOfMemoryError",
+        "RankError",
+        "RanksDifferError",
+    )
 
 
 def _fail(error: Exception) -> NoReturn:
