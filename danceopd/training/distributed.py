@@ -193,9 +193,9 @@ class Ranks:
             for name in sorted(there.keys() | sums[0].keys()):
                 if there.get(name) != sums[0].get(name):
                     raise RanksDifferError(
-                        f"{what} on rank {rank} is not that of rank 0, beginning with '{name}': check that all "
-                        "nodes have the same files, the same versions and sound memory; the newest checkpoint "
-                        "is from before that was seen."
+                        f"{what} on rank {rank} is not that of rank 0, beginning with '{name}': check that "
+                        "all nodes have the same files, the same versions and sound memory; the newest "
+                        "checkpoint is from before that was seen."
                     )
 
     def sum_gradients(self, weights: Mapping[str, Tensor]) -> None:

@@ -28,7 +28,7 @@ CHECKPOINTS: Final = "checkpoints"
 METRICS: Final = "metrics.jsonl"
 CONFIG: Final = "config.yaml"
 PROCESSES: Final = "processes"
-"""How many share the run, among the settings that checkpoints store; 1 in those from before there could be more."""
+"""How many share the run, among the settings that checkpoints store; 1 where it is not told."""
 
 _MAY_CHANGE: Final = {
     "output_dir",
