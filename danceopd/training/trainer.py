@@ -340,6 +340,7 @@ class DanceOPDTrainer:
             if metrics is not None:
                 self._write_checkpoint(metrics)
                 prune_checkpoints(self.output_dir / CHECKPOINTS, self.config.keep_checkpoints)
+        self._saved_step = self.step  # on the other ranks too
 
     def _write_checkpoint(self, metrics: MetricsFile) -> None:
         # Noted before it is done, so that a full disk is reported once and not tried again on the way out.
