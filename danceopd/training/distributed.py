@@ -20,7 +20,6 @@ from typing import Any, Final, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from danceopd.methods import UpdateResult
 from danceopd.settings import ConfigError
@@ -186,9 +185,8 @@ class Ranks:
         """
         if self.size == 1:
             return
-        sums = self.gather(
-            {name: checksum(t) for name, t in tensors.items() if not is_traceable_wrapper_subclass(t)}
-        )
+        plain = {name: tensor for name, tensor in tensors.items() if type(tensor.data) is Tensor}
+        sums = self.gather({name: checksum(tensor) for name, tensor in plain.items()})
         for rank, there in enumerate(sums):
             for name in sorted(there.keys() | sums[0].keys()):
                 if there.get(name) != sums[0].get(name):

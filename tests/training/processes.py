@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import pickle
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch._dynamo  # the optimizer imports it at its first step, which takes seconds
 import torch.distributed as dist
 
 from danceopd.training import DanceOPDTrainer, TrainConfig
@@ -35,6 +37,7 @@ def in_processes(folder: Path, work: Callable[..., Any], *, size: int = 2, **arg
     folder.mkdir(parents=True, exist_ok=True)
     store = folder / "store"
     store.unlink(missing_ok=True)
+    _start_server()
     processes = [
         _CONTEXT.Process(target=_rank, args=(rank, size, store, work, arguments)) for rank in range(size)
     ]
@@ -49,6 +52,18 @@ def in_processes(folder: Path, work: Callable[..., Any], *, size: int = 2, **arg
         else pickle.loads((folder / f"store.{rank}").read_bytes())
         for rank, process in enumerate(processes)
     ]
+
+
+def _start_server() -> None:
+    """Have the processes' parent running, with the tests' modules in reach: sys.path comes too late for it."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), before]))
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 def _rank(rank: int, size: int, store: Path, work: Callable[..., Any], arguments: dict[str, Any]) -> None:

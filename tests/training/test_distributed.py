@@ -65,10 +65,8 @@ def assert_close(one: Path, other: Path) -> None:
 
 
 def without_time(run: Path) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in line.items() if key != "time"}
-        for line in read_metrics(run / "metrics.jsonl")
-    ]
+    lines = read_metrics(run / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
 
 
 def test_two_processes_do_what_one_does_with_the_same_global_batch(alone: Path, shared: Path) -> None:
@@ -137,10 +135,8 @@ def test_a_killed_process_ends_the_other_with_a_checkpoint(tmp_path: Path) -> No
 def test_weights_that_differ_are_never_saved(tmp_path: Path) -> None:
     outcomes = in_processes(tmp_path, train, run=tmp_path / "run", act=disturb, step=4)
     assert {outcome.error for outcome in outcomes} == {"RanksDifferError"}
-    assert (
-        "the trained student on rank 1 is not that of rank 0, beginning with 'inner.weight'"
-        in outcomes[0].text
-    )
+    told = "the trained student on rank 1 is not that of rank 0, beginning with 'inner.weight'"
+    assert told in outcomes[0].text
     (saved,) = list_checkpoints(tmp_path / "run/checkpoints")
     assert load_checkpoint(saved).step == 3
 
