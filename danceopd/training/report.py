@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -47,12 +48,20 @@ class RunReport(Callback):
 
     def on_end(self, result: TrainResult) -> None:
         """Write the report."""
-        write_run_report(result.output_dir)
+        self._write(None)
 
     def on_error(self, error: BaseException) -> None:
         """Write what there is until here."""
-        if self._folder is not None:
-            write_run_report(self._folder, ended_by=" ".join(str(error).split()) or type(error).__name__)
+        self._write(" ".join(str(error).split()) or type(error).__name__)
+
+    def _write(self, ended_by: str | None) -> None:
+        if self._folder is None:
+            return
+        try:
+            write_run_report(self._folder, ended_by=ended_by)
+        except OSError as error:
+            # The weights are safe, and `danceopd report` writes it when there is room.
+            print(f"danceopd: no report was written: {error}", file=sys.stderr)
 
 
 class _Route(NamedTuple):
