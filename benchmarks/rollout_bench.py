@@ -46,7 +46,7 @@ def measure(num_steps: int, batch_size: int, ground: str, rounds: int) -> dict[s
         slots = plan.step(step)
         noise = draw_noise([slot.noise_seed for slot in slots], family.shape())
         condition = family.encode([rows[slot.row] for slot in slots])
-        stop = torch.tensor([slot.query_index for slot in slots])
+        stop = torch.tensor([slot.states[-1] for slot in slots])
         start = time.process_time()
         full = rollout(field, noise, grid, condition)
         middle = time.process_time()

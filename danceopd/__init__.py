@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from danceopd.families import StudentConfig, Teacher, load_family
     from danceopd.sampling import sample
     from danceopd.training import (
+        Callback,
         DanceOPDTrainer,
         QuerySettings,
         Route,
         RunConfig,
         TrainConfig,
+        ValidationSettings,
         load_run_config,
         load_student,
     )
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Callback",
     "DanceOPDTrainer",
     "QuerySettings",
     "Route",
@@ -32,6 +35,7 @@ __all__ = [
     "StudentConfig",
     "Teacher",
     "TrainConfig",
+    "ValidationSettings",
     "__version__",
     "flow",
     "load_family",
@@ -46,11 +50,13 @@ _HOMES = {
     "danceopd.families": ("StudentConfig", "Teacher", "load_family"),
     "danceopd.sampling": ("sample",),
     "danceopd.training": (
+        "Callback",
         "DanceOPDTrainer",
         "QuerySettings",
         "Route",
         "RunConfig",
         "TrainConfig",
+        "ValidationSettings",
         "load_run_config",
         "load_student",
     ),

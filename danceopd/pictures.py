@@ -18,7 +18,7 @@ from danceopd.files import check_writable, write_whole
 _ZOOM: Final = "danceopd:zoom"
 _LEGIBLE: Final = 256  # pixels
 _LARGEST: Final = 1024  # pixels of a side in a table
-_LINE, _MARGIN, _LETTER = 16, 8, 6  # pixels: height of a line of text, space between cells, width of a letter
+_LINE, _MARGIN, _LETTER = 20, 8, 8  # pixels: height of a line of text, space between cells, width of a letter
 
 
 def read_png(path: Path) -> Tensor:
@@ -71,7 +71,11 @@ def write_pngs(images: Tensor, out: Path, zoom: int | None = None) -> list[Path]
 
 
 def write_table(
-    path: Path, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Tensor | None]]]
+    path: Path,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[Tensor | None]]],
+    *,
+    largest: int = _LARGEST,
 ) -> Path:
     """Write images of any sizes as a table with labels and return its file.
 
@@ -79,17 +83,18 @@ def write_table(
         path: a .png file.
         columns: what stands above each column.
         rows: what stands above each row, and an image per column, uint8 [3, H, W] on the CPU, or None.
+        largest: pixels that no side of an image has more of.
 
     Raises:
         OSError: the file cannot be written; it is never half-written.
     """
-    images = [[None if image is None else _legible(image) for image in cells] for _, cells in rows]
+    images = [[None if image is None else _legible(image, largest) for image in cells] for _, cells in rows]
     every = [image for cells in images for image in cells if image is not None]
     width = max(image.width for image in every) + _MARGIN
     heights = [max((image.height for image in cells if image), default=0) for cells in images]
     size = (width * len(columns) + _MARGIN, sum(heights) + len(rows) * (_LINE + _MARGIN) + _LINE + _MARGIN)
     table = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(table), ImageFont.load_default()
+    draw, font = ImageDraw.Draw(table), ImageFont.load_default(14)
 
     def write(text: str, left: int, top: int, room: int) -> None:
         # The built-in font may have no letters beyond these.
@@ -105,16 +110,19 @@ def write_table(
             if image is not None:
                 table.paste(image, (_MARGIN + column * width, top + _LINE))
         top += _LINE + height + _MARGIN
-    content = io.BytesIO()
-    table.save(content, format="PNG")
+    about, content = PngInfo(), io.BytesIO()
+    # For readers who cannot see it; the standard's own key for such a text.
+    labels = "; ".join(label for label, _ in rows)
+    about.add_itxt("Description", f"Columns: {', '.join(columns)}. Rows: {labels}.")
+    table.save(content, format="PNG", pnginfo=about)
     return write_whole(path, content.getvalue())
 
 
-def _legible(image: Tensor) -> Image.Image:
+def _legible(image: Tensor, largest: int) -> Image.Image:
     zoom = max(1, -(-_LEGIBLE // image.shape[-1]))
     large = image.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
     picture = Image.fromarray(np.ascontiguousarray(large.permute(1, 2, 0).numpy()))
-    picture.thumbnail((_LARGEST, _LARGEST))  # a source may be a photograph
+    picture.thumbnail((largest, largest))  # a source may be a photograph
     return picture
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import wraps
 from typing import Annotated, Any, TypeVar, cast
 
@@ -102,10 +102,16 @@ def _field_names(cls: Any, path: Sequence[str | int]) -> list[str]:
     """Keys that a mapping at ``path`` below the settings class ``cls`` may use."""
     for part in path:
         if isinstance(part, str):
-            annotation = cls.__pydantic_fields__[part].annotation
-            inner = getattr(annotation, "__args__", ())
-            cls = next(filter(dataclasses.is_dataclass, inner), annotation)
+            cls = next(_classes_in(cls.__pydantic_fields__[part].annotation))
     return [field.name for field in dataclasses.fields(cls)]
+
+
+def _classes_in(annotation: Any) -> Iterator[Any]:
+    """Settings classes that an annotation such as ``list[Teacher]`` or ``Query | None`` speaks of."""
+    if dataclasses.is_dataclass(annotation):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _classes_in(inner)
 
 
 def _shown(value: object) -> str:

@@ -36,7 +36,7 @@ LAYERS = (
     ("danceopd.flow",),
     ("danceopd.schedulers",),
     ("danceopd.ops",),
-    ("danceopd.pictures",),
+    ("danceopd.page", "danceopd.pictures"),
     ("danceopd.files", "danceopd.settings"),
 )
 # Who alone may import these.

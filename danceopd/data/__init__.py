@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from danceopd.data.buckets import buckets, nearest_bucket
 from danceopd.data.cache import TensorCache
-from danceopd.data.check import check_rows
+from danceopd.data.check import check_rows, check_targets
+from danceopd.data.content import ImageContent, RowContent, row_content, rows_fingerprint
 from danceopd.data.errors import DataError
-from danceopd.data.keys import content_key, weights_fingerprint
+from danceopd.data.keys import content_key, weight_files, weights_fingerprint
 from danceopd.data.rows import Rows, load_rows
 
 __all__ = [
     "DataError",
+    "ImageContent",
+    "RowContent",
     "Rows",
     "TensorCache",
     "buckets",
     "check_rows",
+    "check_targets",
     "content_key",
     "load_rows",
     "nearest_bucket",
+    "row_content",
+    "rows_fingerprint",
+    "weight_files",
     "weights_fingerprint",
 ]

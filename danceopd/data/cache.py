@@ -20,13 +20,15 @@ from danceopd.data.keys import content_key
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _DIGEST: Final = "danceopd:content"
+_METADATA: Final = "__metadata__"  # of safetensors' format
 
 
 class TensorCache:
     """Named tensors by key, one safetensors file each, in sub-folders by the key's first two characters.
 
     Any number of processes may read and write it at once, and be killed at any moment: a file is whole or not
-    there. One that was damaged later is noticed when it is read, since it carries the digest of its content.
+    there. One that was damaged later is noticed when it is read, since it carries the digest of its content,
+    and is removed, so that it can be made again.
 
     Args:
         folder: made by the first `put`.
@@ -45,6 +47,26 @@ class TensorCache:
             raise ValueError(f"key must be 64 hexadecimal digits, got {key!r}: make it with content_key.")
         return self.folder / key[:2] / f"{key}.safetensors"
 
+    def has(self, key: str) -> bool:
+        """Whether ``key`` is there as long as its header says; its bytes are not read, as `get` does.
+
+        Raises:
+            ValueError: as `path`.
+        """
+        path = self.path(key)
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                size = file.seek(0, os.SEEK_END)
+                if not 0 < length <= size - 8:
+                    return False
+                file.seek(8)
+                header = json.loads(file.read(length))
+                ends = [about["data_offsets"][1] for name, about in header.items() if name != _METADATA]
+                return bool(_DIGEST in header[_METADATA] and size == 8 + length + max(ends, default=0))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return False  # it is gone, or its header is damaged in one of many ways
+
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The tensors of ``key`` on the CPU, the caller's own; None when they are not there whole.
 
@@ -54,11 +76,18 @@ class TensorCache:
         path = self.path(key)
         try:
             # Not mapped into memory, where a file that is cut short later would kill the process.
-            content = path.read_bytes()
-            tensors = load(content)
-        except (OSError, SafetensorError, KeyError):  # KeyError: of a dtype that torch has not
+            with path.open("rb") as file:
+                content, about = file.read(), os.fstat(file.fileno())
+        except OSError:
             return None
-        return tensors if _digest_in(content) == content_key(tensors) else None
+        with suppress(SafetensorError, KeyError):  # KeyError: of a dtype that torch has not
+            tensors = load(content)
+            if _digest_in(content) == content_key(tensors):
+                return tensors
+        with suppress(OSError):
+            if os.path.samestat(about, path.stat()):  # or another process has made it anew
+                path.unlink()
+        return None
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep ``tensors`` under ``key``, exactly as they are, in place of what was there.
@@ -100,5 +129,5 @@ class TensorCache:
 def _digest_in(content: bytes) -> str | None:
     """The digest that a whole safetensors file carries in its header: 8 bytes of length, then JSON."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    digest = header.get("__metadata__", {}).get(_DIGEST)
+    digest = header.get(_METADATA, {}).get(_DIGEST)
     return digest if isinstance(digest, str) else None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import Progress
 
 from danceopd.data.errors import DataError
 from danceopd.data.rows import Rows
-from danceopd.families.base import Example
+from danceopd.families.base import Example, Examples
 
 _SPAN: Final = 16  # rows per task
 
@@ -65,6 +65,30 @@ def check_rows(
         more = f"; {others} more row{'s' if others > 1 else ''} of {rows.name} cannot be used either."
         raise DataError(first.rstrip(".") + more if others else first)
     return [seen[row] for row in range(len(rows))]
+
+
+@runtime_checkable
+class ChecksTargets(Protocol):
+    """Rows that know whether each of them has a target."""
+
+    def check_targets(self) -> None:
+        """Raise DataError where one has none."""
+        ...
+
+
+def check_targets(data: Iterable[Examples]) -> None:
+    """See that every row of every route has a target, for methods that learn from images.
+
+    Raises:
+        DataError: a row has none; the message names it.
+    """
+    for examples in data:
+        if isinstance(examples, ChecksTargets):
+            examples.check_targets()
+            continue
+        for row in range(len(examples)):
+            if examples[row].target is None:
+                raise DataError(f"row {row + 1} has no target, which is learned from: give every row one.")
 
 
 def _look_at(

@@ -11,7 +11,7 @@ from danceopd.data.errors import DataError
 from danceopd.data.tables import Table
 from danceopd.settings import nearest
 
-_KNOWN: Final = frozenset({"prompt", "source", "target", "height", "width", "route"})
+_KNOWN: Final = frozenset({"prompt", "source", "target", "mask", "height", "width", "route"})
 _FURTHER_SOURCE: Final = re.compile(r"source_([2-9]|[1-9]\d+)")
 _NUMBERED: Final = re.compile(r"sources?[ _-]?\d+", re.IGNORECASE)
 _IMAGES: Final = frozenset(
@@ -59,7 +59,7 @@ def read_as(table: Table, renamed: Mapping[str, str]) -> dict[str, str]:
         raise DataError(f"{table.name} has the column source_{further[-1]} but not all before it: "
                         "name them source, source_2, source_3 and so on.")  # fmt: skip
     sources = ["source", *(f"source_{number}" for number in further)]
-    order = ["prompt", *sources, "target", "height", "width", "route"]
+    order = ["prompt", *sources, "target", "mask", "height", "width", "route"]
     return {role: found[role] for role in order if role in found}
 
 

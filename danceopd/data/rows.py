@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from torch import Tensor
-
 from danceopd.data.columns import read_as
+from danceopd.data.content import ImageContent, RowContent
 from danceopd.data.errors import DataError, shown
-from danceopd.data.images import is_blank, load_image
+from danceopd.data.images import LoadedImage, is_blank, load_image, load_mask
 from danceopd.data.tables import Table, open_table
 from danceopd.families.base import Example
 from danceopd.settings import nearest
@@ -34,6 +33,7 @@ class Rows:
         self._columns = dict(columns)
         self._kept = kept
         self._folder = folder
+        self._contents: dict[int, RowContent] = {}
         self._texts: dict[str, list[Any]] = {}
         for role in {"prompt", "height", "width"} & columns.keys():
             cells = table.column(columns[role])
@@ -61,11 +61,61 @@ class Rows:
         """Row number `row`, from 0, its images decoded.
 
         Raises:
-            DataError: a cell of it cannot be used.
+            DataError: a cell of it cannot be used, or an image is another one than when it was read first.
             IndexError: there is no such row.
         """
         prompt, size = self.prompt(row), self.size(row)
-        return Example(prompt, tuple(self._sources(row)), self._target(row), size=size)
+        sources, target = list(self._sources(row)), self._target(row)
+        mask = self._mask(row, [image.content for image in (target, *sources[:1]) if image])
+        content = RowContent(
+            prompt,
+            tuple(source.content for source in sources),
+            target.content if target else None,
+            size,
+            mask.content if mask else None,
+        )
+        # What was encoded, checked or compared under the first content must not be mistaken for the second.
+        if self._contents.setdefault(self._kept[row], content) != content:
+            raise DataError(
+                f"the images of {self.describe(row)} have changed since they were read first: leave them as "
+                "they are during a run, and start it again."
+            )
+        return Example(
+            prompt,
+            tuple(source.pixels for source in sources),
+            target.pixels if target else None,
+            size=size,
+            mask=mask.pixels if mask else None,
+        )
+
+    def content(self, row: int, /) -> RowContent:
+        """What row number `row` holds; only the first time its images are read for that.
+
+        Raises:
+            DataError: a cell of it cannot be used.
+            IndexError: there is no such row.
+        """
+        if self._kept[row] not in self._contents:
+            self[row]
+        return self._contents[self._kept[row]]
+
+    def check_targets(self) -> None:
+        """See that every row has a target; rows that were checked are not read again.
+
+        Raises:
+            DataError: a row has none, or cannot be used; the message names it.
+        """
+        if "target" not in self._columns:
+            raise DataError(
+                f"{self.name} has no column 'target', which is learned from (columns={{'target': NAME}} "
+                "reads it from another one): add it, with the path of an image in every row."
+            )
+        for row in range(len(self)):
+            if self.content(row).target is None:
+                raise DataError(
+                    f"{self.describe(row)} has nothing in its column '{self._columns['target']}', the target "
+                    "that is learned from: name an image, or remove the row."
+                )
 
     def prompt(self, row: int) -> str:
         """The prompt of a row, without its images.
@@ -108,7 +158,7 @@ class Rows:
         """A row as a person finds it in the file, such as "row 17 of prompts.csv (line 18)"."""
         return self._table.describe(self._kept[row])
 
-    def _sources(self, row: int) -> Iterator[Tensor]:
+    def _sources(self, row: int) -> Iterator[LoadedImage]:
         what = f"the source of {self.describe(row)}"
         cells = [self._cell(row, role, what) for role in self._columns if role.startswith("source")]
         while cells and is_blank(cells[-1]):
@@ -120,12 +170,29 @@ class Rows:
                 raise DataError(f"{name} is empty but a later one is not: move the later ones up.")
             yield load_image(image, self._folder, name)
 
-    def _target(self, row: int) -> Tensor | None:
+    def _target(self, row: int) -> LoadedImage | None:
         if "target" not in self._columns:
             return None
         what = f"the target of {self.describe(row)}"
         cell = self._cell(row, "target", what)
         return None if is_blank(cell) else load_image(cell, self._folder, what)
+
+    def _mask(self, row: int, images: Sequence[ImageContent]) -> LoadedImage | None:
+        if "mask" not in self._columns:
+            return None
+        what = f"the mask of {self.describe(row)}"
+        cell = self._cell(row, "mask", what)
+        if is_blank(cell):
+            return None
+        mask = load_mask(cell, self._folder, what)
+        size = mask.content.height, mask.content.width
+        if size not in [(image.height, image.width) for image in images]:
+            those = " and ".join(f"{image.height} x {image.width}" for image in images)
+            raise DataError(
+                f"{what} has {size[0]} x {size[1]} pixels but must have those of its target or first source "
+                f"({those or 'it has none'}): give one of that size, or leave the cell blank."
+            )
+        return mask
 
     def _cell(self, row: int, role: str, what: str) -> Any:
         try:
@@ -165,6 +232,8 @@ def load_rows(
     source                    path of the image to edit, or a JSON list of paths; blank for none
     source_2, source_3, ...   further images
     target                    path of the image that should come out; optional
+    mask                      path of a grey image of the size of the target or source, white where the
+                              edit changes it; blank where all of it counts
     height, width             pixels of the image to make; both columns or none
     route                     keeps a row for the route of that name alone
     ========================  ======================================================================

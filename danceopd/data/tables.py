@@ -105,5 +105,5 @@ def _file_names(columns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         if column == "file_name":
             yield "target", column
         for ending in ("_file_name", "_file_names"):
-            if column.startswith(("source", "target")) and column.endswith(ending):
+            if column.startswith(("source", "target", "mask")) and column.endswith(ending):
                 yield column.removesuffix(ending), column

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import Condition, SigmaGrid, VelocityField
@@ -24,6 +25,8 @@ class Example:
         target: uint8 [3, H, W], what the data says should come out, for methods that learn from data.
         meta: whatever a scorer needs to judge the outcome.
         size: height and width in pixels of the image to make; the family's choice when None.
+        mask: uint8 [H, W], 255 where the edit changes the image and 0 where it keeps it, greys in part; of
+            the size of the target, or of the first source.
     """
 
     prompt: str
@@ -31,6 +34,7 @@ class Example:
     target: Tensor | None = None
     meta: Any = None
     size: tuple[int, int] | None = None
+    mask: Tensor | None = None
 
 
 class Examples(Protocol):
@@ -54,6 +58,24 @@ class Prepared(Protocol):
         """The condition of some rows, in their order, on the family's device."""
         ...
 
+    def target(self, rows: Sequence[int], /) -> Tensor:
+        """Clean latents fp32 [R, C, h, w] of the targets of rows of one shape, on the family's device.
+
+        Raises:
+            ValueError: a row has no target, or targets were not asked for when the rows were prepared.
+        """
+        ...
+
+    def mask(self, rows: Sequence[int], /) -> Tensor:
+        """What of each latent cell is marked, fp32 [R, 1, h, w] in 0 .. 1, on the family's device.
+
+        Ones for a row without a mask. `rows` are of one shape.
+
+        Raises:
+            ValueError: masks were not asked for when the rows were prepared.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class EncodedWhenAsked:
@@ -63,11 +85,13 @@ class EncodedWhenAsked:
         family: encodes the rows, anew each time.
         examples: the rows.
         sample_shape: of every row's latent.
+        latent: makes the clean latent [C, h, w] of an image, uint8 [3, H, W].
     """
 
     family: Family
     examples: Examples
     sample_shape: tuple[int, ...]
+    latent: Callable[[Tensor], Tensor]
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -79,6 +103,26 @@ class EncodedWhenAsked:
     def condition(self, rows: Sequence[int], /) -> Condition:
         """The rows, encoded now."""
         return self.family.encode([self.examples[row] for row in rows])
+
+    def target(self, rows: Sequence[int], /) -> Tensor:
+        """The rows' targets, encoded now."""
+        return torch.stack([self._latent(row) for row in rows]).to(self.family.device)
+
+    def mask(self, rows: Sequence[int], /) -> Tensor:
+        """The rows' masks, averaged over the cells of the latent."""
+        return torch.stack([self._shares(row) for row in rows]).to(self.family.device)
+
+    def _shares(self, row: int) -> Tensor:
+        mask, (height, width) = self.examples[row].mask, self.sample_shape[-2:]
+        if mask is None:
+            return torch.ones(1, height, width)
+        return adaptive_avg_pool2d(mask[None].to(torch.float32) / 255, (height, width))
+
+    def _latent(self, row: int) -> Tensor:
+        target = self.examples[row].target
+        if target is None:
+            raise ValueError(f"row {row} has no target: give every row one, or drop the row.")
+        return self.latent(target)
 
 
 @dataclass(frozen=True)
@@ -159,12 +203,34 @@ class Family(Protocol):
         """What a run would take, from configs and the sizes of files alone."""
         ...
 
+    def files(self, model: Teacher | StudentConfig, teachers: Sequence[Teacher] = ()) -> Mapping[str, Path]:
+        """The files that a teacher, or a student at its start, is read from, those of the base included.
+
+        What a student is conditioned on counts as its own. The keys are names that stay when the files move.
+
+        Raises:
+            ValueError: one of them is not there.
+        """
+        ...
+
     def encode(self, examples: Sequence[Example]) -> Condition:
         """Prompts and sources as the model's condition, on `device`."""
         ...
 
-    def prepare(self, data: Sequence[Examples], folder: Path) -> Sequence[Prepared]:
-        """Encode every row of every route once, keep what costs much in `folder`, free the encoders."""
+    def prepare(
+        self, data: Sequence[Examples], folder: Path, *, targets: bool = False, masks: bool = False
+    ) -> Sequence[Prepared]:
+        """Encode every row of every route once, keep what costs much in `folder`, free the encoders.
+
+        Args:
+            data: the rows of each route.
+            folder: where encoded rows are kept.
+            targets: encode the rows' targets as well.
+            masks: bring the rows' masks to the cells of their latents as well.
+
+        Raises:
+            ValueError: a row has no target where they are asked for.
+        """
         ...
 
     def guided(self, field: VelocityField, scale: float) -> VelocityField:
@@ -188,4 +254,8 @@ class Family(Protocol):
 
     def decode(self, sample: Tensor) -> Tensor:
         """Clean latents [B, ...] as images, uint8 [B, 3, H, W]."""
+        ...
+
+    def release_encoders(self) -> None:
+        """Free what `encode` and `decode` have loaded; they load it again where it is needed."""
         ...

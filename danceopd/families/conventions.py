@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from danceopd import ops
+from danceopd.data import buckets
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import Encoded, PromptRow
 from danceopd.families.lora import Lora
@@ -35,6 +36,7 @@ class Conventions(ABC):
         max_sources: source images of one sample at most; 0 where the family cannot edit.
         default_guidance: the guidance vector of a guidance-distilled model when none is asked for.
         needs_source: whether a sample without a source image cannot be made.
+        scales_up: whether the pipeline scales small sources up, to the area that large ones come down to.
         comfyui_prefix: what ComfyUI expects before the layers' names in a LoRA's file.
     """
 
@@ -45,6 +47,7 @@ class Conventions(ABC):
     default_guidance: ClassVar[float] = 1.0
     max_sources: int = 0
     needs_source: bool = False
+    scales_up: bool = False
     comfyui_prefix: ClassVar[str] = "diffusion_model."
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -69,6 +72,13 @@ class Conventions(ABC):
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Latent shape [C, h, w] of an image of `height` x `width` pixels."""
 
+    def sizes(self, resolution: int) -> tuple[tuple[int, int], ...]:
+        """Heights and widths in pixels, about `resolution` squared, that images without a size are given.
+
+        Sources are brought to them too.
+        """
+        return buckets(resolution, self.multiple)
+
     @abstractmethod
     def schedule(self, num_steps: int, shape: Sequence[int]) -> dict[str, Any]:
         """What the pipeline passes to its scheduler's ``set_timesteps`` for latents of `shape`."""
@@ -87,13 +97,21 @@ class Conventions(ABC):
     def encode_prompt(self, pipe: Any, prompt: str, sources: Sequence[Tensor]) -> Encoded:
         """One prompt as the transformer takes it; `sources` as for `encode_source`."""
 
-    def read_with_prompt(self, sources: Sequence[Tensor]) -> Sequence[Tensor | int]:
-        """What of the sources an encoded prompt depends on; nothing where only text is read."""
+    def read_with_prompt(self, sources: Sequence[str]) -> Sequence[str | int]:
+        """What of the sources, given by their keys, an encoded prompt depends on; nothing for text alone."""
         return ()
 
     def encode_source(self, pipe: Any, source: Tensor) -> Encoded:
         """One source image, uint8 [3, H, W] with sides that are multiples of `multiple`."""
         raise ValueError(f"sources must be empty for {self.name}, which has no editing; drop the images.")
+
+    @abstractmethod
+    def encode_target(self, pipe: Any, image: Tensor) -> Tensor:
+        """Clean latent fp32 [C, h, w] of an image, uint8 [3, H, W], in the space of the samples.
+
+        `decode` takes it back through the VAE. It is the mode of the VAE's distribution, so that an image has
+        one latent.
+        """
 
     @abstractmethod
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
@@ -149,6 +167,17 @@ class Conventions(ABC):
 def pixels(source: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """uint8 [3, H, W] as a batch of one in [-1, 1], as the families' image encoders take it."""
     return source.to(device, torch.float32).div(127.5).sub(1.0)[None].to(dtype)
+
+
+def latent_mode(vae: Any, image: Tensor) -> Tensor:
+    """fp32 [1, C, h, w]: the mode of what a VAE makes of an image, uint8 [3, H, W], as it comes out of it."""
+    mode: Tensor = vae.encode(pixels(image, vae.dtype, vae.device)).latent_dist.mode()
+    return mode.float()
+
+
+def encode_shifted(vae: Any, image: Tensor) -> Tensor:
+    """The latent [C, h, w] that `decode_shifted` inverts."""
+    return ((latent_mode(vae, image) - vae.config.shift_factor) * vae.config.scaling_factor)[0]
 
 
 def decode_shifted(vae: Any, sample: Tensor) -> Tensor:

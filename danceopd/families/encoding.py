@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from danceopd.data import TensorCache, content_key, nearest_bucket, weights_fingerprint
+from danceopd.data import RowContent, TensorCache, content_key, row_content, weights_fingerprint
 from danceopd.families.base import Example, Examples
 from danceopd.families.checkpoint import Checkpoint
-from danceopd.families.conditions import Encoded, PromptRow, RowsCondition
+from danceopd.families.conditions import Encoded, PromptRow
 from danceopd.families.conventions import Conventions
+from danceopd.families.encoded import MASK, TARGET, EncodedRows, Entry
+from danceopd.families.fitting import Fit, cell_shares, cover, fitted, source_fit
 
-_KEPT = 0.75  # of a source's area, where it is cropped to a size that it can share
-_FORMAT = 1  # of what is cached; raised when an adapter encodes differently than before
+_FORMAT: Final = 2  # of what is cached; raised when an adapter encodes differently than before
 
 
 class Encoder:
@@ -33,7 +32,7 @@ class Encoder:
         conventions: its family's conventions.
         dtype: of the encoders.
         device: where they run.
-        sizes: what larger source images are brought to, the one of the nearest aspect ratio.
+        sizes: what source images are brought to, the one of the nearest aspect ratio.
     """
 
     def __init__(
@@ -56,7 +55,8 @@ class Encoder:
 
     def encode(self, example: Example) -> PromptRow:
         """One row, on the encoders' device."""
-        sources = self._sources(example)
+        self._check_number(len(example.sources))
+        sources = [fitted(source, self._fit(*source.shape[1:])) for source in example.sources]
         return PromptRow(
             self._prompt(example.prompt, sources),
             self._prompt(self._conventions.negative_prompt, sources),
@@ -64,31 +64,52 @@ class Encoder:
         )
 
     def prepare(
-        self, examples: Examples, folder: Path, shape: Callable[[Example], tuple[int, ...]]
+        self,
+        examples: Examples,
+        folder: Path,
+        size: Callable[[RowContent], tuple[int, int]],
+        *,
+        targets: bool = False,
+        masks: bool = False,
     ) -> EncodedRows:
-        """All rows of a route, each encoded once in the life of `folder`."""
-        cache = TensorCache(folder)
-        there: set[str] = set()
+        """All rows of a route, each encoded once in the life of `folder`; only for that its images are read.
+
+        Args:
+            examples: the rows.
+            folder: of the cache.
+            size: height and width in pixels of the image that a row asks for.
+            targets: encode the rows' targets too, where they have one.
+            masks: bring the rows' masks to the cells of their latents too.
+        """
+        cache = _Filling(TensorCache(folder))
         entries, shapes = [], []
-        positions = track(
+        for number in track(
             range(len(examples)),
             "encoding",
             console=Console(stderr=True),
             transient=True,
             disable=not _is_shown(),
-        )
-        for position in positions:
-            example = examples[position]
-            entries.append(self._cached(example, cache, there))
-            shapes.append(shape(example))
-        return EncodedRows(cache, entries, shapes, self._device)
+        ):
+            content = row_content(examples, number)
+            self._check_number(len(content.sources))
+            fits = [self._fit(source.height, source.width) for source in content.sources]
+            row, wanted = _Row(examples, number, content, fits), size(content)
+            shapes.append(self._conventions.shape(*wanted))
+            entries.append(
+                Entry(
+                    *self._prompts(row, cache),  # first: with the text encoders comes the VAE as well
+                    sources=self._sources(row, cache),
+                    target=self._target(row, cache, wanted) if targets else None,
+                    mask=self._mask(row, cache, wanted) if masks else None,
+                )
+            )
+        return EncodedRows(cache.cache, entries, shapes, self._device, has_masks=masks)
 
     def check_sources(self, example: Example) -> None:
         """Raise ValueError where `encode` would for an example's sources; no pixel is touched."""
-        self._check_number(example)
+        self._check_number(len(example.sources))
         for source in example.sources:
-            _, height, width = source.shape
-            fitted_size(height, width, self._sizes, self._conventions.multiple)
+            self._fit(*source.shape[1:])
 
     @torch.no_grad()
     def decode(self, sample: Tensor) -> Tensor:
@@ -103,46 +124,57 @@ class Encoder:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _cached(self, example: Example, cache: TensorCache, there: set[str]) -> _Entry:
-        """The keys of a row, put into the cache where they are not; `there` are those that need no look."""
-        sources = self._sources(example)
-        seen = self._conventions.read_with_prompt(sources)
+    def _prompts(self, row: _Row, cache: _Filling) -> tuple[str, str]:
+        """Keys of the prompt and the negative one, put into the cache where they are not."""
+        seen = self._conventions.read_with_prompt(self._source_keys(row))
 
-        def prompt_key(prompt: str) -> str:
-            return content_key(self._identity(), "prompt", prompt, *seen)
+        def keep(words: str) -> str:
+            key = content_key(self._identity(), "prompt", words, *seen)
+            return cache.keep(key, lambda: self._prompt(words, row.sources))
 
-        def keep(key: str, encode: Callable[[], Encoded]) -> str:
-            if key not in there and cache.get(key) is None:
-                cache.put(key, {name: tensor.cpu() for name, tensor in encode().items()})
-            there.add(key)
-            return key
+        return keep(row.content.prompt), keep(self._conventions.negative_prompt)
 
-        negative = self._conventions.negative_prompt
-        return _Entry(
-            keep(prompt_key(example.prompt), partial(self._prompt, example.prompt, sources)),
-            keep(prompt_key(negative), partial(self._prompt, negative, sources)),
-            tuple(
-                keep(content_key(self._identity(), "source", source), partial(self._source, source))
-                for source in sources
-            ),
-        )
+    def _sources(self, row: _Row, cache: _Filling) -> tuple[str, ...]:
+        keys = self._source_keys(row)
+        for number, key in enumerate(keys):
+            cache.keep(key, partial(lambda place: self._source(row.sources[place]), number))
+        return keys
 
-    def _sources(self, example: Example) -> list[Tensor]:
-        self._check_number(example)
-        return [fit_source(source, self._sizes, self._conventions.multiple) for source in example.sources]
+    def _source_keys(self, row: _Row) -> tuple[str, ...]:
+        pairs = zip(row.content.sources, row.fits, strict=True)
+        return tuple(content_key(self._identity(), "source", source.key, *fit) for source, fit in pairs)
 
-    def _check_number(self, example: Example) -> None:
-        if self._conventions.needs_source and not example.sources:
+    def _target(self, row: _Row, cache: _Filling, size: tuple[int, int]) -> str | None:
+        target = row.content.target
+        if target is None:
+            return None
+        fit = cover(target.height, target.width, size)
+        key = content_key(self._identity(), "target", target.key, *fit)
+        return cache.keep(key, lambda: self._latent(fitted(row.target, fit)))
+
+    def _mask(self, row: _Row, cache: _Filling, size: tuple[int, int]) -> str | None:
+        mask = row.content.mask
+        if mask is None:
+            return None
+        fit, cells = cover(mask.height, mask.width, size), self._conventions.shape(*size)[-2:]
+        key = content_key("mask", _FORMAT, mask.key, *fit, cells)
+        return cache.keep(key, lambda: {MASK: cell_shares(row.mask, fit, cells)})
+
+    def _fit(self, height: int, width: int) -> Fit:
+        about = self._conventions
+        return source_fit(height, width, self._sizes, about.multiple, scales_up=about.scales_up)
+
+    def _check_number(self, sources: int) -> None:
+        if self._conventions.needs_source and not sources:
             raise ValueError(
                 f"sources must hold one image for {self._conventions.pipeline_name}, but it is empty: add "
                 "one, or take a checkpoint that also makes images from prompts alone."
             )
         most = self._conventions.max_sources
-        if len(example.sources) > most:
+        if sources > most:
             takes = f"takes {most} at most" if most else "has no editing"
             raise ValueError(
-                f"sources holds {len(example.sources)} images, but {self._conventions.name} {takes}: drop "
-                "some."
+                f"sources holds {sources} images, but {self._conventions.name} {takes}: drop some."
             )
 
     @torch.no_grad()
@@ -152,6 +184,10 @@ class Encoder:
     @torch.no_grad()
     def _source(self, source: Tensor) -> Encoded:
         return self._conventions.encode_source(self._loaded(encode=False), source)
+
+    @torch.no_grad()
+    def _latent(self, image: Tensor) -> Encoded:
+        return {TARGET: self._conventions.encode_target(self._loaded(encode=False), image)}
 
     def _loaded(self, *, encode: bool) -> Any:
         if self._pipe is None or (encode and not self._can_encode):
@@ -174,105 +210,53 @@ class Encoder:
                 if isinstance(kind, list) and kind[0] and name not in ("transformer", "scheduler")
             ]
             about = (self._checkpoint.pipeline_name, str(self._dtype), _FORMAT)
-            self._fingerprint = content_key(*about, *parts)
+            # These do the encoding: templates, padding and preprocessing are theirs.
+            versions = [version(package) for package in ("diffusers", "transformers")]
+            self._fingerprint = content_key(*about, *versions, *parts)
         return self._fingerprint
 
 
-@dataclass(frozen=True)
-class _Entry:
-    prompt: str
-    negative: str
-    sources: tuple[str, ...]
+class _Filling:
+    """A cache that is being filled: what is there already is not made again, nor looked at twice."""
+
+    def __init__(self, cache: TensorCache) -> None:
+        self.cache = cache
+        self._there: set[str] = set()
+
+    def keep(self, key: str, encode: Callable[[], Encoded]) -> str:
+        """`key`, with what `encode` makes under it if there is nothing yet."""
+        if key not in self._there and not self.cache.has(key):
+            self.cache.put(key, {name: tensor.cpu() for name, tensor in encode().items()})
+        self._there.add(key)
+        return key
 
 
-@dataclass(frozen=True)
-class EncodedRows:
-    """Encoded rows of a route, read from the cache as they are needed. See `danceopd.families.Prepared`."""
+class _Row:
+    """A row by its content; its images are decoded when one of them is to be encoded, and once."""
 
-    cache: TensorCache
-    entries: Sequence[_Entry]
-    shapes: Sequence[tuple[int, ...]]
-    device: torch.device
-    _negatives: dict[str, Encoded] = field(default_factory=dict, init=False, repr=False, compare=False)
+    def __init__(self, examples: Examples, number: int, content: RowContent, fits: Sequence[Fit]) -> None:
+        self._examples = examples
+        self._number = number
+        self.content = content
+        self.fits = fits
 
-    def __len__(self) -> int:
-        return len(self.entries)
+    @cached_property
+    def _example(self) -> Example:
+        return self._examples[self._number]
 
-    def shape(self, row: int, /) -> tuple[int, ...]:
-        """Shape of the row's latent."""
-        return self.shapes[row]
+    @cached_property
+    def sources(self) -> list[Tensor]:
+        return [fitted(source, fit) for source, fit in zip(self._example.sources, self.fits, strict=True)]
 
-    def condition(self, rows: Sequence[int], /) -> RowsCondition:
-        """The rows, on the family's device."""
-        return RowsCondition(tuple(self._row(self.entries[row]) for row in rows)).to(self.device)
+    @property
+    def target(self) -> Tensor:
+        assert self._example.target is not None
+        return self._example.target
 
-    def _row(self, entry: _Entry) -> PromptRow:
-        if len(self._negatives) > 64:  # few where they are the empty prompt, one a row where they see images
-            self._negatives.clear()
-        if entry.negative not in self._negatives:
-            self._negatives[entry.negative] = self._read(entry.negative)
-        sources = tuple(map(self._read, entry.sources))
-        return PromptRow(self._read(entry.prompt), self._negatives[entry.negative], sources)
-
-    def _read(self, key: str) -> Encoded:
-        tensors = self.cache.get(key)
-        if tensors is None:
-            raise OSError(
-                f"the cache '{self.cache.folder}' lost or damaged an entry ({key}) since the run began: "
-                "start the run again, and it is encoded anew."
-            )
-        return tensors
-
-
-def fit_source(source: Tensor, sizes: Sequence[tuple[int, int]], multiple: int) -> Tensor:
-    """A source image at one of `sizes`, or smaller; its sides are multiples of `multiple`.
-
-    A larger one is scaled down to cover the size nearest to its aspect ratio, which is also that of the image
-    to be made of it: rows of different photographs then share a forward. A smaller one keeps its size. What
-    is left over is cropped around the center; nothing is ever scaled up.
-
-    Args:
-        source: uint8 [3, H, W].
-        sizes: height and width in pixels, multiples of `multiple`; see `danceopd.data.buckets`.
-        multiple: at least 1.
-
-    Raises:
-        ValueError: a side is shorter than `multiple`.
-    """
-    _, height, width = source.shape
-    (scaled_height, scaled_width), (rows, columns) = fitted_size(height, width, sizes, multiple)
-    if (scaled_height, scaled_width) != (height, width):
-        image = Image.fromarray(np.ascontiguousarray(source.permute(1, 2, 0).numpy()))
-        resized = np.asarray(image.resize((scaled_width, scaled_height), Image.Resampling.LANCZOS))
-        source = torch.from_numpy(resized.copy()).permute(2, 0, 1)
-    top, left = (scaled_height - rows) // 2, (scaled_width - columns) // 2
-    return source[:, top : top + rows, left : left + columns].contiguous()
-
-
-def fitted_size(
-    height: int, width: int, sizes: Sequence[tuple[int, int]], multiple: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width to which `fit_source` scales an image, and those to which it then crops it.
-
-    Raises:
-        ValueError: as `fit_source`.
-    """
-    rows, columns = nearest_bucket(height, width, sizes)
-    if height * width > rows * columns:
-        factor = max(rows / height, columns / width)
-        scaled = max(rows, round(height * factor)), max(columns, round(width * factor))
-        if factor <= 1.0 and rows * columns >= _KEPT * scaled[0] * scaled[1]:
-            return scaled, (rows, columns)
-        # A strip, of which no size would leave enough: it keeps its aspect ratio.
-        factor = min(1.0, (max(h * w for h, w in sizes) / (height * width)) ** 0.5)
-        height, width = max(1, int(height * factor)), max(1, int(width * factor))
-    rows, columns = height // multiple * multiple, width // multiple * multiple
-    if not rows or not columns:
-        raise ValueError(
-            f"a source image of {height} x {width} pixels is too small: its sides must be {multiple} at "
-            "least."
-        )
-    return (height, width), (rows, columns)
+    @property
+    def mask(self) -> Tensor:
+        assert self._example.mask is not None
+        return self._example.mask
 
 
 def _fingerprint(component: Path) -> str:

@@ -7,7 +7,8 @@ it in the sequence as 1, and only the image's own part of the output is used. De
 guidance vector, schnell takes none; classifier-free guidance, against the empty prompt, is possible on top
 of it.
 
-A source keeps the size it comes in: Kontext's own list of sizes is not applied.
+Kontext scales a source, up or down, to the nearest of seventeen sizes of about a megapixel, on which it was
+trained; here to those sizes at the run's resolution.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import Encoded, PromptRow, stack, stack_sources
-from danceopd.families.conventions import Conventions, decode_shifted, pack, pixels, unpack
+from danceopd.families.conventions import Conventions, decode_shifted, encode_shifted, pack, pixels, unpack
 from danceopd.families.shift import dynamic_shift, even_sigmas
+
+_KONTEXT_SIDE = 1024  # of the square one of its sizes, in pixels
 
 
 class Flux1(Conventions):
@@ -39,7 +42,8 @@ class Flux1(Conventions):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        self.max_sources = int(self.pipeline_name == "FluxKontextPipeline")
+        self.scales_up = self.pipeline_name == "FluxKontextPipeline"
+        self.max_sources = int(self.scales_up)
 
     @property
     def multiple(self) -> int:
@@ -50,6 +54,19 @@ class Flux1(Conventions):
         """[16, H/8, W/8]."""
         tokens_down, tokens_across = height // self.multiple, width // self.multiple
         return int(self.transformer_config["in_channels"]) // 4, 2 * tokens_down, 2 * tokens_across
+
+    def sizes(self, resolution: int) -> tuple[tuple[int, int], ...]:
+        """Kontext's own, as large as the resolution says; of the others the usual ones."""
+        if not self.max_sources:
+            return super().sizes(resolution)
+        from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
+
+        unit = self.multiple * _KONTEXT_SIDE / resolution
+        scaled = {
+            (max(1, round(height / unit)) * self.multiple, max(1, round(width / unit)) * self.multiple)
+            for width, height in PREFERRED_KONTEXT_RESOLUTIONS
+        }
+        return tuple(sorted(scaled, key=lambda size: size[0] / size[1]))
 
     def schedule(self, num_steps: int, shape: Sequence[int]) -> dict[str, Any]:
         """Even sigmas, shifted by a mu that depends on the number of tokens where the scheduler wants it."""
@@ -67,6 +84,10 @@ class Flux1(Conventions):
         """`latent` [16, h, w]: the mode of the VAE's distribution, scaled as the sample is."""
         image = pixels(source, pipe.vae.dtype, pipe.vae.device)
         return {"latent": pipe._encode_vae_image(image, None)[0]}
+
+    def encode_target(self, pipe: Any, image: Tensor) -> Tensor:
+        """From the VAE, scaled and shifted."""
+        return encode_shifted(pipe.vae, image)
 
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Through the VAE, whose latents are scaled and shifted."""

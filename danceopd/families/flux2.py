@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.families.conditions import Encoded, PromptRow, stack, stack_sources
-from danceopd.families.conventions import Conventions, pixels
+from danceopd.families.conventions import Conventions, latent_mode, pixels
 from danceopd.families.lora import Factors, Lora
 from danceopd.families.shift import even_sigmas
 
@@ -65,6 +65,12 @@ class Flux2(Conventions):
         """`latent` [128, h, w], normalised as the sample is."""
         image = pixels(source, pipe.vae.dtype, pipe.vae.device)
         return {"latent": pipe._encode_vae_image(image, None)[0]}
+
+    def encode_target(self, pipe: Any, image: Tensor) -> Tensor:
+        """From the VAE, into normalised patches."""
+        patches = pipe._patchify_latents(latent_mode(pipe.vae, image))
+        mean, std = _statistics(pipe.vae, patches)
+        return ((patches - mean) / std)[0]
 
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Out of the normalised patches, through the VAE."""

@@ -17,17 +17,25 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from danceopd.data import Rows, buckets, check_rows, load_rows, nearest_bucket
+from danceopd.data import RowContent, Rows, check_rows, check_targets, load_rows, nearest_bucket
 from danceopd.families.base import Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import RowsCondition
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.conventions import Conventions
-from danceopd.families.encoding import EncodedRows, Encoder
+from danceopd.families.encoded import EncodedRows
+from danceopd.families.encoding import Encoder
 from danceopd.families.lora import Lora, choose_layers, is_factor, linear_layers, load_adapter, rest_on
 from danceopd.families.lora_files import read_lora
+from danceopd.families.model_files import files_of
 from danceopd.families.placement import OffloadedField, hold_in_int8, hold_pinned
-from danceopd.families.students import Start, find_start, full_student, lora_student, other_transformer
+from danceopd.families.students import (
+    Start,
+    find_start,
+    full_student,
+    lora_student,
+    other_transformer,
+)
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 
 STUDENT = "student"
@@ -99,8 +107,8 @@ class PretrainedFamily:
         self.dtype = dtype
         self.device = torch.device(device)
         self.resolution = resolution
-        self._buckets = buckets(resolution, multiple)
-        self._encoder = Encoder(checkpoint, conventions, dtype, self.device, sizes=self._buckets)
+        self._sizes = conventions.sizes(resolution)
+        self._encoder = Encoder(checkpoint, conventions, dtype, self.device, sizes=self._sizes)
         self._base: nn.Module | None = None
         self._placed: list[nn.Module] = []
         self._others: dict[tuple[Path, bool, str | None], nn.Module] = {}
@@ -118,8 +126,12 @@ class PretrainedFamily:
         Raises:
             ValueError: the example's size does not fit the family.
         """
-        if example.size is not None:
-            height, width = example.size
+        sources = [(source.shape[1], source.shape[2]) for source in example.sources]
+        return self._size(example.size, *sources[:1])
+
+    def _size(self, size: tuple[int, int] | None, source: tuple[int, int] | None = None) -> tuple[int, int]:
+        if size is not None:
+            height, width = size
             multiple = self.conventions.multiple
             if height < multiple or width < multiple or height % multiple or width % multiple:
                 raise ValueError(
@@ -127,10 +139,13 @@ class PretrainedFamily:
                     f"{width}: round it."
                 )
             return height, width
-        if example.sources:
-            _, height, width = example.sources[0].shape
-            return nearest_bucket(height, width, self._buckets)
+        if source is not None:
+            return nearest_bucket(*source, self._sizes)
         return self.resolution, self.resolution
+
+    def _size_of(self, content: RowContent) -> tuple[int, int]:
+        sources = [(source.height, source.width) for source in content.sources]
+        return self._size(content.size, *sources[:1])
 
     def shape(self, example: Example) -> tuple[int, ...]:
         """[C, h, w] of the latent of `size`."""
@@ -181,17 +196,33 @@ class PretrainedFamily:
         rows = [self._encoder.encode(example) for example in examples]
         return RowsCondition(tuple(rows)).to(self.device)
 
-    def prepare(self, data: Sequence[Examples], folder: Path) -> list[EncodedRows]:
+    def prepare(
+        self, data: Sequence[Examples], folder: Path, *, targets: bool = False, masks: bool = False
+    ) -> list[EncodedRows]:
         """Encode every row once into `folder`, or find it there, and free the encoders.
 
         Transformers that are on the device already wait on the CPU meanwhile: beside them the encoders of the
         large families would not fit.
+
+        Args:
+            data: the rows of each route.
+            folder: of the cache.
+            targets: encode the rows' targets as well, at the size of the image that the row asks for.
+            masks: bring the rows' masks to the cells of that image's latent as well.
+
+        Raises:
+            ValueError: a row cannot be encoded, or has no target where they are asked for.
         """
+        if targets:
+            check_targets(data)
         placed = [] if self.device.type == "cpu" else self._placed
         try:
             for model in placed:
                 _move(model, torch.device("cpu"))
-            return [self._encoder.prepare(examples, folder, self.shape) for examples in data]
+            return [
+                self._encoder.prepare(rows, folder, self._size_of, targets=targets, masks=masks)
+                for rows in data
+            ]
         finally:
             self._encoder.release()
             for model in placed:
@@ -312,6 +343,10 @@ class PretrainedFamily:
             encoders=self.checkpoint.encoder_bytes(),
             trained=trained,
         )
+
+    def files(self, model: Teacher | StudentConfig, teachers: Sequence[Teacher] = ()) -> dict[str, Path]:
+        """The files that a teacher or a student is read from, see `danceopd.families.Family.files`."""
+        return files_of(self.checkpoint, model, teachers)
 
     @property
     def base(self) -> nn.Module:

@@ -8,9 +8,9 @@ neighbours. Guidance is classifier-free, each token of the guided velocity resca
 conditional one.
 
 The language model reads the sources together with the prompt, scaled to an area of their own: 1024 x 1024
-for Edit, 384 x 384 for Edit-Plus. For the VAE a source keeps the size it comes in, where the pipelines
-scale it to 1024 x 1024. Edit-Plus may also go without a source, as its prompt encoder can, though its
-pipeline does not.
+for Edit, 384 x 384 for Edit-Plus. For the VAE the pipelines scale them, up or down, to the area of 1024 x
+1024; here to that of the run's resolution. Edit-Plus may also go without a source, as its prompt encoder can,
+though its pipeline does not.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class QwenImage(Conventions):
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
         self.max_sources = _SOURCES[self.pipeline_name]
+        self.scales_up = self.max_sources > 0
         self.needs_source = self.pipeline_name == "QwenImageEditPipeline"
 
     @property
@@ -72,7 +73,7 @@ class QwenImage(Conventions):
         tokens = shape[-2] * shape[-1] // 4
         return {"sigmas": even_sigmas(num_steps), **dynamic_shift(self.scheduler_config, tokens)}
 
-    def read_with_prompt(self, sources: Sequence[Tensor]) -> Sequence[Tensor | int]:
+    def read_with_prompt(self, sources: Sequence[str]) -> Sequence[str | int]:
         """The images themselves."""
         return sources
 
@@ -93,14 +94,19 @@ class QwenImage(Conventions):
         frame = pixels(source, pipe.vae.dtype, pipe.vae.device)[:, :, None]
         return {"latent": pipe._encode_vae_image(frame, None)[0, :, 0]}
 
+    def encode_target(self, pipe: Any, image: Tensor) -> Tensor:
+        """From the VAE as one frame, normalised channel by channel."""
+        vae = pipe.vae
+        frame = pixels(image, vae.dtype, vae.device)[:, :, None]
+        mode = vae.encode(frame).latent_dist.mode()[:, :, 0].float()
+        mean, std = _statistics(vae, mode)
+        return ((mode - mean) / std)[0]
+
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Out of the normalisation, through the VAE as one frame."""
         vae = pipe.vae
         latents = sample.to(vae.dtype)
-        mean, std = (
-            latents.new_tensor(values).view(1, -1, 1, 1)
-            for values in (vae.config.latents_mean, vae.config.latents_std)
-        )
+        mean, std = _statistics(vae, latents)
         return vae.decode((latents * std + mean)[:, :, None], return_dict=False)[0][:, :, 0]
 
     def layout(self, row: PromptRow) -> Hashable:
@@ -134,6 +140,14 @@ class QwenImage(Conventions):
         norm = pack(cond.float()).norm(dim=-1, keepdim=True)
         guided = pack(ops.guide(uncond.float(), cond.float(), scale))
         return unpack(normalize(guided, dim=-1) * norm, *cond.shape[-2:]).to(cond.dtype)
+
+
+def _statistics(vae: Any, sample: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = (
+        sample.new_tensor(values).view(1, -1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return mean, std
 
 
 def _read_size(pipe: Any, source: Tensor, area: int) -> Image.Image:

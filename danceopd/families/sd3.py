@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.families.conditions import Encoded, PromptRow, stack
-from danceopd.families.conventions import Conventions, decode_shifted
+from danceopd.families.conventions import Conventions, decode_shifted, encode_shifted
 from danceopd.families.shift import dynamic_shift
 
 
@@ -58,6 +58,10 @@ class StableDiffusion3(Conventions):
             prompt=prompt, prompt_2=None, prompt_3=None, do_classifier_free_guidance=False
         )
         return {"embeds": embeds[0], "pooled": pooled[0]}
+
+    def encode_target(self, pipe: Any, image: Tensor) -> Tensor:
+        """From the VAE, scaled and shifted."""
+        return encode_shifted(pipe.vae, image)
 
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Through the VAE, whose latents are scaled and shifted."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import Encoded, PromptRow
-from danceopd.families.conventions import Conventions, decode_shifted
+from danceopd.families.conventions import Conventions, decode_shifted, encode_shifted
 from danceopd.families.shift import dynamic_shift
 
 _PATCH = 2
@@ -56,7 +56,7 @@ class ZImage(Conventions):
         sigmas = torch.linspace(1.0, 1.0 / num_steps, num_steps).tolist()
         return {"sigmas": sigmas, **dynamic_shift(self.scheduler_config, tokens)}
 
-    def read_with_prompt(self, sources: Sequence[Tensor]) -> Sequence[Tensor | int]:
+    def read_with_prompt(self, sources: Sequence[str]) -> Sequence[str | int]:
         """How many there are: Omni's template has a place for each."""
         return (len(sources),)
 
@@ -77,6 +77,10 @@ class ZImage(Conventions):
         ((latent,),) = pipe.prepare_image_latents([pipe.image_processor.preprocess(image)], **there)
         ((features,),) = pipe.prepare_siglip_embeds([image], **there)
         return {"latent": latent, "features": features}
+
+    def encode_target(self, pipe: Any, image: Tensor) -> Tensor:
+        """From the VAE, scaled and shifted."""
+        return encode_shifted(self._autoencoder(pipe), image)
 
     def decode(self, pipe: Any, sample: Tensor) -> Tensor:
         """Through the VAE, whose latents are scaled and shifted."""

@@ -8,16 +8,19 @@ Contract of the whole package: ``sigma`` runs from 1 (pure noise) to 0 (clean),
 from danceopd.flow.adapters import AdapterField
 from danceopd.flow.conditions import Condition
 from danceopd.flow.fields import GuidedField, MixtureField, ModelField, Predict, VelocityField
+from danceopd.flow.forwards import Forward, plan_forwards
 from danceopd.flow.noise import draw_noise
 from danceopd.flow.query import QUERY_LAWS, QueryLaw
-from danceopd.flow.rollout import Rollout, rollout
+from danceopd.flow.rollout import Rollout, Solver, rollout
 from danceopd.flow.routing import route_probabilities, routed_velocity
 from danceopd.flow.sigmas import SigmaGrid, shift_sigma
+from danceopd.flow.stochastic import Trajectory, stochastic_rollout
 
 __all__ = [
     "QUERY_LAWS",
     "AdapterField",
     "Condition",
+    "Forward",
     "GuidedField",
     "MixtureField",
     "ModelField",
@@ -25,10 +28,14 @@ __all__ = [
     "QueryLaw",
     "Rollout",
     "SigmaGrid",
+    "Solver",
+    "Trajectory",
     "VelocityField",
     "draw_noise",
+    "plan_forwards",
     "rollout",
     "route_probabilities",
     "routed_velocity",
     "shift_sigma",
+    "stochastic_rollout",
 ]

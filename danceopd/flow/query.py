@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
+
+from danceopd.flow.sigmas import SigmaGrid
 
 
 @dataclass(frozen=True)
@@ -17,18 +19,22 @@ class QueryLaw:
     """The law of the queried state: ``i = floor(N u)`` with ``u ~ Beta(alpha, beta)`` over trajectory order.
 
     State 0 is pure noise and state N - 1 the last before clean, so alpha > beta prefers low noise, the
-    "semantic side" (Beta(5, 2) is the default of arXiv 2606.27377). It is a law over the index: the noise
-    levels that it prefers move with the number of steps and the shift of the grid.
+    "semantic side" (Beta(5, 2) is the default of arXiv 2606.27377). That is a law over the index: the noise
+    levels that it prefers move with the number of steps and the shift of the grid. A law over sigma prefers
+    the same noise levels on every grid: ``1 - sigma ~ Beta(alpha, beta)``, and the state is the last one that
+    is not cleaner. On a grid of equal steps the two are one.
 
     Args:
         alpha: > 0, weight of the clean end.
         beta: > 0, weight of the noise end.
         index: query this state always; alpha and beta then mean nothing.
+        over: 'index' or 'sigma'.
     """
 
     alpha: float = 5.0
     beta: float = 2.0
     index: int | None = None
+    over: Literal["index", "sigma"] = "index"
 
     def __post_init__(self) -> None:
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
@@ -38,23 +44,32 @@ class QueryLaw:
                 )
         if self.index is not None and self.index < 0:
             raise ValueError(f"index must be 0 or above, but got {self.index}; 0 is pure noise.")
+        if self.over not in ("index", "sigma"):
+            raise ValueError(f"over must be 'index' or 'sigma', but got {self.over!r}; choose one of them.")
 
-    def probabilities(self, num_states: int) -> tuple[float, ...]:
-        """P(i) for i = 0 .. num_states - 1; exact, from the Beta distribution function."""
-        return _probabilities(self, num_states)
+    def probabilities(self, states: int | SigmaGrid) -> tuple[float, ...]:
+        """P(i) for i = 0 .. N - 1; exact, from the Beta distribution function.
 
-    def draw(self, rng: np.random.Generator, num_states: int) -> int:
-        """One state in 0 .. num_states - 1.
-
-        Inverts the distribution of i itself, so that a draw always uses up exactly one number of `rng` and
-        the same number gives the same state under every version of numpy.
+        Args:
+            states: the grid, or only N, which stands for a grid of equal steps.
         """
-        cumulative = _cumulative(self, num_states)
-        return int(np.searchsorted(cumulative, rng.random(), side="right"))
+        return _probabilities(self, states)
 
-    def expected_forwards(self, num_states: int) -> float:
+    def state_at(self, u: float, states: int | SigmaGrid) -> int:
+        """The state in 0 .. N - 1 up to which the share `u`, in [0, 1), of the law lies.
+
+        It inverts the distribution of i itself, so that one uniform number is one state, the same under every
+        version of numpy.
+        """
+        return int(np.searchsorted(_cumulative(self, states), u, side="right"))
+
+    def draw(self, rng: np.random.Generator, states: int | SigmaGrid) -> int:
+        """One state in 0 .. N - 1; uses up exactly one number of `rng`."""
+        return self.state_at(rng.random(), states)
+
+    def expected_forwards(self, states: int | SigmaGrid) -> float:
         """E[i]: forwards per sample of a rollout that stops at the queried state; a full one spends N."""
-        return math.fsum(i * p for i, p in enumerate(self.probabilities(num_states)))
+        return math.fsum(i * p for i, p in enumerate(self.probabilities(states)))
 
 
 QUERY_LAWS: Final = MappingProxyType(
@@ -69,7 +84,8 @@ QUERY_LAWS: Final = MappingProxyType(
 
 
 @lru_cache(maxsize=256)
-def _probabilities(law: QueryLaw, num_states: int) -> tuple[float, ...]:
+def _probabilities(law: QueryLaw, states: int | SigmaGrid) -> tuple[float, ...]:
+    num_states = states if isinstance(states, int) else states.num_steps
     if num_states < 1:
         raise ValueError(f"num_states must be at least 1, but got {num_states}; there is one per step.")
     if law.index is not None:
@@ -78,14 +94,17 @@ def _probabilities(law: QueryLaw, num_states: int) -> tuple[float, ...]:
                 f"index must be below num_states ({num_states}), but got {law.index}; lower it or add steps."
             )
         return tuple(float(i == law.index) for i in range(num_states))
-    edges = [_beta_cdf(i / num_states, law.alpha, law.beta) for i in range(num_states + 1)]
+    levels = [i / num_states for i in range(num_states + 1)]
+    if law.over == "sigma" and isinstance(states, SigmaGrid):
+        levels = [1.0 - sigma for sigma in states.values]
+    edges = [_beta_cdf(level, law.alpha, law.beta) for level in levels]
     return tuple(high - low for low, high in pairwise(edges))
 
 
 @lru_cache(maxsize=256)
-def _cumulative(law: QueryLaw, num_states: int) -> tuple[float, ...]:
+def _cumulative(law: QueryLaw, states: int | SigmaGrid) -> tuple[float, ...]:
     """Upper edges of all states but the last, which takes the rest: rounding cannot point past the end."""
-    return tuple(accumulate(_probabilities(law, num_states)))[:-1]
+    return tuple(accumulate(_probabilities(law, states)))[:-1]
 
 
 def _beta_cdf(x: float, a: float, b: float) -> float:

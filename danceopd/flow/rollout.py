@@ -1,8 +1,9 @@
-"""From noise down to the state that is asked for."""
+"""From noise down to the states that are asked for."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import accumulate, pairwise
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,16 +11,20 @@ from torch import Tensor
 from danceopd import ops
 from danceopd.flow.conditions import Condition
 from danceopd.flow.fields import GuidedField, VelocityField
+from danceopd.flow.forwards import Forward, plan_forwards
 from danceopd.flow.sigmas import SigmaGrid
+
+Solver = Literal["euler", "ab2"]
+"""Euler's step, or Adams and Bashforth's of second order, which remembers the velocity before."""
 
 
 class Rollout(NamedTuple):
-    """States that a rollout ended in.
+    """States that a rollout passed or ended in.
 
     Attributes:
-        sample: fp32 [B, ...].
-        sigma: fp32 [B], the noise level of each.
-        forwards: evaluations of the field, counted in samples; the sum of `stop`.
+        sample: fp32 [B, ...]; [B, K, ...] where K states were asked for.
+        sigma: fp32 [B] or [B, K], the noise level of each.
+        forwards: evaluations of the field, counted in samples; the sum of the last states asked for.
     """
 
     sample: Tensor
@@ -36,74 +41,198 @@ def rollout(
     *,
     stop: Tensor | None = None,
     batch_size: int | None = None,
+    solver: Solver = "euler",
 ) -> Rollout:
-    """Euler steps from `noise` along `grid`, each sample until its own state; no gradient is recorded.
+    """Steps from `noise` along `grid`, each sample until its own state; no gradient is recorded.
 
-    From the second step on samples move in place: a field that keeps what it was called with keeps a copy.
-    The sample stays in fp32 whatever the field's dtype. Samples retire as they reach their state, so a batch
-    costs ``stop.sum()`` evaluations instead of ``B * N``. A single sample stops on exactly the bits that the
-    full rollout passes through; in a batch the two agree to the rounding of the field in smaller batches.
+    Samples move in place: a field that keeps what it was called with keeps a copy. They stay in fp32 whatever
+    the field's dtype. A sample that has reached its state leaves, and with a `batch_size` the next one takes
+    its slot at once (`plan_forwards`): a batch costs ``stop.sum()`` evaluations instead of ``B * N``, in
+    forwards that stay wide. A single sample stops on exactly the bits that the full rollout passes through;
+    in a batch the two agree to the rounding of the field in batches of other sizes.
 
     Args:
-        field: the field to follow; a `GuidedField`'s guidance is folded into the step.
+        field: the field to follow; a `GuidedField`'s guidance is folded into Euler's step.
         noise: [B, ...], state 0.
         grid: N + 1 noise levels.
         condition: B samples.
-        stop: int64 [B], the state of each sample in 0 .. N, 0 being the noise itself; None means N.
-        batch_size: samples per evaluation at most; None means all. Samples with similar stops run together.
+        stop: int64 [B], the state of each sample in 0 .. N, 0 being the noise itself; or [B, K], several
+            states of each, rising; None means N.
+        batch_size: samples per evaluation at most; None means all.
+        solver: 'euler', or 'ab2' (see `danceopd.ops.ab2_step`), whose first step is Euler's.
     """
     batch = noise.shape[0]
     stop = torch.full((batch,), grid.num_steps) if stop is None else stop.cpu()
-    _check(noise, grid, condition, stop, batch_size)
+    _check(noise, grid, condition, stop, batch_size, solver)
+    states = stop.view(batch, -1)
 
-    # Latest stop first: the samples that still move are then a prefix at every step, and no step gathers.
-    order = torch.argsort(stop, descending=True, stable=True)
-    start = noise.float()
-    states = [
-        _descend(field, start[rows], grid, condition.take(rows), stop[rows])
-        for rows in order.split(batch_size or batch)
-    ]
+    # Latest stop first: long trajectories shall not be the ones that are left over. Without a limit on the
+    # batch, the samples that still move are then the first ones at every step, and none is ever copied.
+    order = torch.argsort(states[:, -1], descending=True, stable=True)
+    states = states[order]
+    forwards = plan_forwards(states[:, -1].tolist(), batch_size or batch)
+    sample = noise.float()[order]
+    passed = _descend(field, sample, grid, condition.take(order), forwards, solver, states[:, :-1])
+    reached = torch.cat([passed, sample[:, None]], dim=1)[torch.argsort(order)]
     sigma = grid.tensor()[stop].to(noise.device)
-    return Rollout(torch.cat(states)[torch.argsort(order)], sigma, forwards=int(stop.sum()))
+    return Rollout(reached.reshape(*stop.shape, *noise.shape[1:]), sigma, forwards=int(states[:, -1].sum()))
 
 
 def _descend(
-    field: VelocityField, sample: Tensor, grid: SigmaGrid, condition: Condition, stop: Tensor
-) -> Tensor:
-    """Samples at their stops; `stop` (on the CPU) falls from first to last."""
-    sigmas = grid.tensor(sample.device)
-    retired: list[Tensor] = []
-    own: Tensor | None = None  # the memory that the moving samples are stepped in: of the first step's result
-    for i in range(int(stop[0])):
-        moving = int((stop > i).sum())
-        if moving < sample.shape[0]:
-            retired.append(sample[moving:])
-            sample, condition = sample[:moving], condition.take(torch.arange(moving))
-            own = None if own is None else sample
-        here, there = grid.values[i], grid.values[i + 1]
-        sample = own = _step(field, sample, sigmas[i].expand(moving), condition, here, there, own)
-    return torch.cat([sample, *reversed(retired)])
-
-
-def _step(
     field: VelocityField,
     sample: Tensor,
-    sigma: Tensor,
+    grid: SigmaGrid,
     condition: Condition,
-    here: float,
-    there: float,
-    out: Tensor | None,
+    forwards: list[Forward],
+    solver: Solver,
+    wanted: Tensor,
 ) -> Tensor:
-    if isinstance(field, GuidedField) and field.is_linear:
-        velocity, uncond = field.branches(sample, sigma, condition)
-        return ops.euler_step(
-            sample, velocity, here, there, uncond=uncond, guidance_scale=field.scale, out=out
-        )
-    return ops.euler_step(sample, field(sample, sigma, condition), here, there, out=out)
+    """Bring every row of `sample` to where its forwards end, in place; returns [B, K, ...], the rows at the
+    states `wanted`, int64 [B, K] on the CPU, that they pass on their way.
+    """
+    levels = Levels(grid, forwards, sample.device)
+    passed = sample.new_empty(*wanted.shape, *sample.shape[1:])
+    steps = Euler(field) if solver == "euler" else AdamsBashforth(field, grid)
+    held: tuple[int, ...] = ()
+    moving = sample[:0]
+    for index, (rows, states) in enumerate(forwards):
+        if rows != held:
+            _put(sample, held, moving)
+            moving, held = _get(sample, rows), rows
+            taken = condition.take(torch.tensor(rows))
+            steps.take(rows)
+        for slot, (row, state) in enumerate(zip(rows, states, strict=True)):
+            for place in (wanted[row] == state).nonzero().flatten().tolist():
+                passed[row, place] = moving[slot]
+        steps.step(moving, *levels.of(index), taken, states)
+    _put(sample, held, moving)
+    return passed
+
+
+class Levels:
+    """The noise levels of every forward, brought to the device once.
+
+    Args:
+        grid: N + 1 noise levels.
+        forwards: whose samples are at which states.
+        device: where the field computes.
+    """
+
+    def __init__(self, grid: SigmaGrid, forwards: list[Forward], device: torch.device) -> None:
+        self._values = grid.values
+        self._forwards = forwards
+        self._ends = list(accumulate((len(forward.rows) for forward in forwards), initial=0))
+        states = torch.tensor([state for forward in forwards for state in forward.states], dtype=torch.int64)
+        levels = grid.tensor()
+        self._here, self._there = levels[states].to(device), levels[(states + 1)].to(device)
+
+    def of(self, index: int) -> tuple[Tensor, float | Tensor, float | Tensor]:
+        """For the field fp32 [A], and for the step: one number where all samples are at the same state."""
+        states = self._forwards[index].states
+        part = slice(self._ends[index], self._ends[index + 1])
+        if all(state == states[0] for state in states):
+            return self._here[part], self._values[states[0]], self._values[states[0] + 1]
+        return self._here[part], self._here[part], self._there[part]
+
+
+class Euler:
+    """``x' = x + (sigma' - sigma) v``.
+
+    Args:
+        field: gives v.
+    """
+
+    def __init__(self, field: VelocityField) -> None:
+        self._field = field
+
+    def take(self, rows: tuple[int, ...]) -> None:
+        """The samples of the next forwards; nothing is remembered of them."""
+
+    def step(
+        self,
+        sample: Tensor,
+        sigma: Tensor,
+        here: float | Tensor,
+        there: float | Tensor,
+        condition: Condition,
+        states: tuple[int, ...],
+    ) -> None:
+        """Move `sample` [A, ...], in place, from `here` to `there`."""
+        field = self._field
+        if isinstance(field, GuidedField) and field.is_linear:
+            velocity, uncond = field.branches(sample, sigma, condition)
+            ops.euler_step(
+                sample, velocity, here, there, uncond=uncond, guidance_scale=field.scale, out=sample
+            )
+        else:
+            ops.euler_step(sample, field(sample, sigma, condition), here, there, out=sample)
+
+
+class AdamsBashforth:
+    """Second order over uneven steps: Euler's step with ``v + r (v - v_previous)``, r = d / (2 d_previous).
+
+    Args:
+        field: gives v.
+        grid: N + 1 noise levels.
+    """
+
+    def __init__(self, field: VelocityField, grid: SigmaGrid) -> None:
+        self._field = field
+        steps = [there - here for here, there in pairwise(grid.values)]
+        # A first step has none before it, and with r = 0 it is Euler's.
+        self._ratios = [0.0] + [now / (2.0 * before) for before, now in pairwise(steps)]
+        self._previous: dict[int, Tensor] = {}
+        self._rows: tuple[int, ...] = ()
+
+    def take(self, rows: tuple[int, ...]) -> None:
+        """The samples of the next forwards; what is remembered of others is dropped."""
+        self._previous = {row: self._previous[row] for row in rows if row in self._previous}
+        self._rows = rows
+
+    def step(
+        self,
+        sample: Tensor,
+        sigma: Tensor,
+        here: float | Tensor,
+        there: float | Tensor,
+        condition: Condition,
+        states: tuple[int, ...],
+    ) -> None:
+        """Move `sample` [A, ...], in place, from `here` to `there`."""
+        velocity = self._field(sample, sigma, condition)
+        if velocity.data_ptr() == sample.data_ptr():
+            velocity = velocity.clone()  # what is remembered must not move with the sample
+        pairs = zip(self._rows, velocity, strict=True)
+        previous = torch.stack([self._previous.get(row, now) for row, now in pairs])
+        ratios = [self._ratios[state] for state in states]
+        scale: float | Tensor = 1.0 + ratios[0]
+        if any(ratio != ratios[0] for ratio in ratios):
+            scale = torch.tensor([1.0 + ratio for ratio in ratios], device=sample.device)
+        # Past and present are blended as guidance blends its branches, within the pass of the step.
+        ops.euler_step(sample, velocity, here, there, uncond=previous, guidance_scale=scale, out=sample)
+        self._previous = dict(zip(self._rows, velocity, strict=True))
+
+
+def _get(sample: Tensor, rows: tuple[int, ...]) -> Tensor:
+    """The rows, as a view where they are neighbours."""
+    if rows == tuple(range(rows[0], rows[0] + len(rows))):
+        return sample[rows[0] : rows[0] + len(rows)]
+    return sample[torch.tensor(rows)]
+
+
+def _put(sample: Tensor, rows: tuple[int, ...], moved: Tensor) -> None:
+    """Write rows back that `_get` has taken, unless they are a view."""
+    if moved.untyped_storage().data_ptr() != sample.untyped_storage().data_ptr():
+        sample[torch.tensor(rows)] = moved
 
 
 def _check(
-    noise: Tensor, grid: SigmaGrid, condition: Condition, stop: Tensor, batch_size: int | None
+    noise: Tensor,
+    grid: SigmaGrid,
+    condition: Condition,
+    stop: Tensor,
+    batch_size: int | None,
+    solver: str,
 ) -> None:
     batch = noise.shape[0]
     if batch == 0 or len(condition) != batch:
@@ -111,14 +240,18 @@ def _check(
             f"condition must hold one entry per sample, but got {len(condition)} for {batch} samples; "
             "pass the same number (at least one) of both."
         )
-    if stop.shape != (batch,) or stop.dtype != torch.int64:
+    if stop.dtype != torch.int64 or stop.ndim not in (1, 2) or len(stop) != batch or not stop.numel():
         raise ValueError(
-            f"stop must be int64 of shape [{batch}], but got {stop.dtype} of shape {list(stop.shape)}; "
-            "give one state per sample."
+            f"stop must be int64 of shape [{batch}] or [{batch}, K], but got {stop.dtype} of shape "
+            f"{list(stop.shape)}; give one state per sample, or K."
         )
     if int(stop.min()) < 0 or int(stop.max()) > grid.num_steps:
         raise ValueError(
             f"stop must lie in 0 .. {grid.num_steps}, but got {stop.tolist()}; state 0 is the noise."
         )
+    if stop.ndim == 2 and not bool((stop.diff(dim=1) > 0).all()):
+        raise ValueError(f"stop must rise along each sample's states, but got {stop.tolist()}; sort them.")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, but got {batch_size}; None means all samples.")
+    if solver not in ("euler", "ab2"):
+        raise ValueError(f"solver must be 'euler' or 'ab2', but got {solver!r}; choose one of them.")

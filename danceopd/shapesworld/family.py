@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from danceopd.data import check_targets, content_key
 from danceopd.families.base import EncodedWhenAsked, Example, Examples, Footprint, RowsOfShape, Student
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
@@ -31,16 +32,21 @@ from .weights import (
     read_weights,
     write_weights,
 )
-from .world import CHANNELS, IMAGE_SIZE
+from .world import CHANNELS, IMAGE_SIZE, VERSION
 
 _STUDENT = "student"
 
 
 def as_example(task: Task) -> Example:
-    """A task as a row: its prompt, its source and target as uint8 [3, 16, 16], and itself as `meta`."""
-    scenes = [task.target] if task.source is None else [task.target, task.source]
-    images = to_pixels(render(scenes))
-    return Example(task.prompt, (images[1],) if task.source is not None else (), images[0], task)
+    """A task as a row: its prompt, its source and target as uint8 [3, 16, 16], and itself as `meta`.
+
+    The mask of an edit marks the pixels in which source and target differ.
+    """
+    if task.source is None:
+        return Example(task.prompt, target=to_pixels(render([task.target]))[0], meta=task)
+    target, source = to_pixels(render([task.target, task.source]))
+    changed = (target != source).any(0).to(torch.uint8) * 255
+    return Example(task.prompt, (source,), target, task, mask=changed)
 
 
 class TaskExamples:
@@ -54,6 +60,14 @@ class TaskExamples:
 
     def __getitem__(self, row: int, /) -> Example:
         return as_example(self.tasks[row])
+
+    def fingerprint(self) -> str:
+        """Changes when the world does, the categories, or the split."""
+        about = (VERSION, self.tasks.categories, self.tasks.split, len(self))
+        return content_key("shapesworld", *about)
+
+    def check_targets(self) -> None:
+        """Every task has one."""
 
 
 class ShapesWorldFamily:
@@ -127,6 +141,20 @@ class ShapesWorldFamily:
             trained = student.rank * sum(layer.in_features + layer.out_features for layer in layers)
         return Footprint(numbers * models * self.dtype.itemsize, elsewhere=0, encoders=0, trained=trained)
 
+    def files(self, model: Teacher | StudentConfig, teachers: Sequence[Teacher] = ()) -> dict[str, Path]:
+        """The weights files of a teacher or of a student's start, see `danceopd.families.Family.files`.
+
+        Raises:
+            ValueError: as `field`.
+        """
+        if isinstance(model, Teacher):
+            found = _files("weights", model.checkpoint or "base")
+            return found if model.lora is None else found | {"lora": find_weights(model.lora)}
+        found = _files("base", "base")
+        for number, name in enumerate([model.init] if isinstance(model.init, str) else model.init):
+            found |= _files(f"start {number}", name)
+        return found
+
     def encode(self, examples: Sequence[Example]) -> ShapesCondition:
         """Words and sources of a batch, on the family's device.
 
@@ -139,9 +167,17 @@ class ShapesWorldFamily:
         sources = [from_pixels(example.sources[0]) if example.sources else None for example in examples]
         return ShapesCondition.from_prompts([example.prompt for example in examples], sources).to(self.device)
 
-    def prepare(self, data: Sequence[Examples], folder: Path) -> list[EncodedWhenAsked]:
-        """Nothing to do ahead: words are looked up in a table, and images are their own latents."""
-        return [EncodedWhenAsked(self, examples, self.shape()) for examples in data]
+    def prepare(
+        self, data: Sequence[Examples], folder: Path, *, targets: bool = False, masks: bool = False
+    ) -> list[EncodedWhenAsked]:
+        """Nothing to do ahead: words are looked up in a table, and images are their own latents.
+
+        Raises:
+            ValueError: a row has no target where they are asked for.
+        """
+        if targets:
+            check_targets(data)
+        return [EncodedWhenAsked(self, examples, self.shape(), from_pixels) for examples in data]
 
     def guided(self, field: VelocityField, scale: float) -> VelocityField:
         """`field` under classifier-free guidance; itself at scale 1."""
@@ -150,6 +186,9 @@ class ShapesWorldFamily:
     def decode(self, sample: Tensor) -> Tensor:
         """Samples [B, 3, 16, 16] as uint8 images."""
         return to_pixels(sample)
+
+    def release_encoders(self) -> None:
+        """There are none."""
 
     def field(self, name_or_path: str, *, lora: str | None = None, scale: float = 1.0) -> VelocityField:
         """The frozen field of some weights, optionally with a LoRA of strength `scale` on them.
@@ -291,6 +330,18 @@ def _full_weights(weights: Weights, model: nn.Module) -> dict[str, Tensor]:
     for lora in loras:
         full = merge_lora(full, read_lora(lora, model))
     return full
+
+
+def _files(role: str, name: str) -> dict[str, Path]:
+    """The file behind a name, and of a LoRA those that it belongs on."""
+    weights = read_weights(name)
+    found = {role: weights.path}
+    while weights.is_lora:
+        weights = read_weights(_base_of(weights))
+        if weights.path in found.values():
+            break  # it says so itself that it lies on itself, and is refused where it is loaded
+        found[f"{role}, {len(found)} beneath"] = weights.path
+    return found
 
 
 def _shape(tensor: Tensor | None) -> torch.Size | None:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment, StrictUndefined
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from danceopd.flow import VelocityField
+from danceopd.page import data_uri, write_page
 from danceopd.sampling import sample
 from danceopd.training import read_metrics
+from danceopd.training.report import loss_chart
 
 from .family import ShapesWorldFamily, as_example
 from .render import from_pixels
-from .scoreboard import rows, value
 from .scorer import score
 from .tasks import GROUNDS, Task, TaskSet
 
@@ -98,52 +96,19 @@ def _paste(
 
 def write_report(folder: Path, metrics: dict[str, Any]) -> Path:
     """Write report.html, with all tables, pictures and loss curves inside this one file."""
-    template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    settings = [
+        {
+            **setting,
+            "picture": data_uri(folder / f"{name}.png"),
+            "loss": loss_chart(read_metrics(folder / name / "metrics.jsonl")),
+        }
+        for name, setting in metrics["settings"].items()
+    ]
+    return write_page(
+        folder / "report.html",
+        __package__,
+        "report.html.j2",
+        metrics=metrics,
+        settings=settings,
+        versions={"torch": torch.__version__},
     )
-    settings = []
-    for name, setting in metrics["settings"].items():
-        picture = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
-        lines = read_metrics(folder / name / "metrics.jsonl")
-        settings.append({**setting, "rows": rows(setting), "picture": picture, "curves": _curves(lines)})
-    page = environment.from_string(template).render(
-        metrics=metrics, settings=settings, value=value, versions={"torch": torch.__version__}
-    )
-    part, path = folder / "report.part", folder / "report.html"
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
-    return path
-
-
-def _curves(
-    lines: Sequence[Mapping[str, Any]], width: int = 560, height: int = 150, points: int = 80
-) -> dict[str, Any]:
-    """Loss per route against updates as SVG polylines on a logarithmic axis, averaged to `points` places."""
-    routes = sorted({route for line in lines for route in line["losses"]})
-    block = max(1, len(lines) // points)
-    means: dict[str, list[tuple[int, float]]] = {route: [] for route in routes}
-    for start in range(0, len(lines), block):
-        part = lines[start : start + block]
-        for route in routes:
-            losses = [line["losses"][route] for line in part if route in line["losses"]]
-            if losses:
-                means[route].append((int(part[-1]["step"]), max(sum(losses) / len(losses), 1e-12)))
-    logs = [np.log10(loss) for curve in means.values() for _, loss in curve]
-    low, high = min(logs), max(max(logs), min(logs) + 1e-6)
-    last = max(int(lines[-1]["step"]), 1)
-    polylines = {
-        route: " ".join(
-            f"{width * step / last:.1f},{height * (high - np.log10(loss)) / (high - low):.1f}"
-            for step, loss in curve
-        )
-        for route, curve in means.items()
-    }
-    return {
-        "width": width,
-        "height": height,
-        "lines": polylines,
-        "low": 10**low,
-        "high": 10**high,
-        "steps": last,
-    }

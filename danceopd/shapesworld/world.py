@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+VERSION = 1  # of all that a row is made of; raised when any row of any set becomes another one
 IMAGE_SIZE = 16
 CELL_SIZE = 8
 NUM_CELLS = 4

@@ -2,25 +2,31 @@
 
 from danceopd.families import StudentConfig, Teacher
 from danceopd.settings import ConfigError
+from danceopd.training.callbacks import Callback
 from danceopd.training.check import CheckedRun, CheckReport, check_run
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
-from danceopd.training.config import QuerySettings, Route, RunConfig, TrainConfig
+from danceopd.training.config import QuerySettings, Route, RunConfig, TrainConfig, ValidationSettings
 from danceopd.training.config_file import load_run_config, write_config
-from danceopd.training.errors import CheckpointError, DivergedError
+from danceopd.training.errors import CheckpointError, DamagedCheckpointError, DivergedError, OutOfMemoryError
 from danceopd.training.loading import LoadedStudent, load_student
 from danceopd.training.metrics import read_metrics
 from danceopd.training.plan import Plan, SlotPlan
-from danceopd.training.trainer import DanceOPDTrainer, TrainResult
+from danceopd.training.report import write_run_report
+from danceopd.training.result import TrainResult
+from danceopd.training.trainer import DanceOPDTrainer
 
 __all__ = [
+    "Callback",
     "CheckReport",
     "CheckedRun",
     "Checkpoint",
     "CheckpointError",
     "ConfigError",
+    "DamagedCheckpointError",
     "DanceOPDTrainer",
     "DivergedError",
     "LoadedStudent",
+    "OutOfMemoryError",
     "Plan",
     "QuerySettings",
     "Route",
@@ -30,6 +36,7 @@ __all__ = [
     "Teacher",
     "TrainConfig",
     "TrainResult",
+    "ValidationSettings",
     "check_run",
     "list_checkpoints",
     "load_checkpoint",
@@ -37,4 +44,5 @@ __all__ = [
     "load_student",
     "read_metrics",
     "write_config",
+    "write_run_report",
 ]

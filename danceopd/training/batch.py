@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from danceopd.families import Family, Prepared
 from danceopd.flow import Condition, SigmaGrid, draw_noise
@@ -33,6 +34,9 @@ def build_batches(
     data: Sequence[Prepared],
     teacher_of_route: Sequence[int],
     num_steps: int,
+    *,
+    needs_targets: bool = False,
+    unedited_weight: float | None = None,
 ) -> Iterator[PlannedBatch]:
     """One batch per shape of latent, made when it is asked for.
 
@@ -42,19 +46,38 @@ def build_batches(
         data: encoded rows of each route.
         teacher_of_route: position of each route's teacher; routes that share one are evaluated together.
         num_steps: N of the rollout.
+        needs_targets: whether to read what should come out of each row.
+        unedited_weight: in the loss, of what lies outside a row's mask; None reads no masks.
     """
     of_shape: dict[tuple[int, ...], list[int]] = {}
     for position, slot in enumerate(slots):
         of_shape.setdefault(data[slot.route].shape(slot.row), []).append(position)
     for shape, positions in of_shape.items():
         alike = [slots[position] for position in positions]
+        mask = None
+        if unedited_weight is not None:
+            mask = unedited_weight + (1.0 - unedited_weight) * _read(alike, [rows.mask for rows in data])
         batch = Batch(
             noise=draw_noise([slot.noise_seed for slot in alike], shape).to(family.device),
             condition=_condition(alike, data),
             route=torch.tensor([teacher_of_route[slot.route] for slot in alike]),
-            query_index=torch.tensor([slot.query_index for slot in alike]),
+            states=torch.tensor([slot.states for slot in alike]),
+            seed=torch.tensor([slot.noise_seed for slot in alike]),
+            offset=torch.tensor([slot.offset for slot in alike]),
+            clean=_read(alike, [rows.target for rows in data]) if needs_targets else None,
+            mask=mask,
         )
         yield PlannedBatch(positions, batch, family.grid(num_steps, shape))
+
+
+def _read(slots: Sequence[SlotPlan], read: Sequence[Callable[[Sequence[int]], Tensor]]) -> Tensor:
+    """What ``read[route]`` gives for the rows of each route, in the order of the slots."""
+    order = sorted(range(len(slots)), key=lambda position: slots[position].route)
+    parts = [
+        read[route]([slots[position].row for position in order if slots[position].route == route])
+        for route in sorted({slot.route for slot in slots})
+    ]
+    return torch.cat(parts)[torch.argsort(torch.tensor(order))]
 
 
 def _condition(slots: Sequence[SlotPlan], data: Sequence[Prepared]) -> Condition:

@@ -7,14 +7,15 @@ The classes are frozen dataclasses: ``dataclasses.replace(config, max_steps=10)`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, TypeAdapter, model_validator
 
 from danceopd.families import StudentConfig, Teacher
-from danceopd.flow import QUERY_LAWS, QueryLaw
+from danceopd.flow import QUERY_LAWS, QueryLaw, Solver
+from danceopd.methods import METHODS, DanceOPD, Method, make_method
 from danceopd.settings import ConfigError, Flag, Integer, Number, Text, nearest, settings
 
 _LOW: Final = QUERY_LAWS["low"]
@@ -32,7 +33,7 @@ def _rows(value: object) -> Any:
         hasattr(value, "column_names") and hasattr(value, "__getitem__")
     ):
         return value
-    raise ValueError(f"a route's data must be a text or a datasets.Dataset, got {type(value).__name__}.")
+    raise ValueError(f"data must be a text or a datasets.Dataset, got {type(value).__name__}.")
 
 
 def _written(value: Any) -> str:
@@ -47,7 +48,10 @@ Folder = Annotated[str | Path, PlainValidator(_folder)]
 class Route:
     """A capability: the teacher that has it, and the prompts (with sources, for edits) it is asked on."""
 
-    teacher: Text = Field(kw_only=False, description="Name of one of the run's teachers.")
+    teacher: Text = Field(
+        kw_only=False,
+        description="Name of one of the run's teachers; of the route alone with a method that has none.",
+    )
     data: Data = Field(
         description="Rows of the route: a file or folder, a set the family knows by name, or, in Python, a "
         "datasets.Dataset."
@@ -79,6 +83,14 @@ class QuerySettings:
     index: Integer | None = Field(
         default=None, ge=0, description="Query this state always, in place of the Beta law."
     )
+    over: Literal["index", "sigma"] = Field(
+        default="index",
+        description="What u is a share of: the rollout's steps, or the way in sigma from noise to clean, "
+        "which prefers the same noise levels whatever the number of steps and the shift.",
+    )
+    stratified: Flag = Field(
+        default=False, description="Spread the queries of each update evenly over their law."
+    )
 
     @model_validator(mode="after")
     def _one_law(self) -> QuerySettings:
@@ -92,7 +104,7 @@ class QuerySettings:
     @property
     def law(self) -> QueryLaw:
         """The law that these numbers describe."""
-        return QueryLaw(self.alpha, self.beta, self.index)
+        return QueryLaw(self.alpha, self.beta, self.index, self.over)
 
 
 def _law_of_name(value: object) -> object:
@@ -106,6 +118,62 @@ def _law_of_name(value: object) -> object:
 Query = Annotated[QuerySettings, BeforeValidator(_law_of_name)]
 
 
+def _method(value: object) -> object:
+    if not isinstance(value, (str, Mapping)):
+        if type(value) in METHODS.values():
+            return value
+        raise ValueError(f"method must be a name, or a mapping with a name and options, got {value!r}.")
+    options = {"name": value} if isinstance(value, str) else dict(value)
+    name = options.pop("name", None)
+    if name not in METHODS:
+        raise ValueError(f"method '{name}' is unknown: {nearest(str(name), METHODS)}")
+    try:
+        return make_method(name, **options)
+    except ConfigError as error:
+        raise ValueError(f"method {name}: {error}") from None
+
+
+def _described(method: Any) -> str | dict[str, Any]:
+    """Its name where all options are as usual."""
+    options = TypeAdapter(type(method)).dump_python(method, mode="json", exclude_defaults=True)
+    return {"name": method.name, **options} if options else str(method.name)
+
+
+MethodSettings = Annotated[Any, PlainValidator(_method), PlainSerializer(_described)]
+
+
+@settings
+class ValidationSettings:
+    """Pictures of the same rows, drawn by every teacher and by the student, while a run trains."""
+
+    every: Integer = Field(default=500, ge=1, description="Updates between two pictures.")
+    prompts: list[Text] | None = Field(
+        default=None, min_length=1, description="Prompts to draw; the first rows of each route if not given."
+    )
+    data: Data | None = Field(
+        default=None, description="Rows to draw, with sources, as for a route; in place of prompts."
+    )
+    rows: Integer = Field(
+        default=4, ge=1, le=64, description="Rows of each route, or of data, that are drawn; all prompts are."
+    )
+    num_steps: Integer = Field(default=16, ge=1, le=1000, description="Euler steps from noise to image.")
+    guidance_scale: Number = Field(
+        default=1.0,
+        ge=0.0,
+        le=100.0,
+        description="Classifier-free guidance on top of every teacher and the student; 1 is none.",
+    )
+    seed: Integer = Field(
+        default=0, ge=0, lt=2**63, description="Seed of the noise, the same in every column and picture."
+    )
+
+    @model_validator(mode="after")
+    def _one_choice_of_rows(self) -> ValidationSettings:
+        if self.prompts is not None and self.data is not None:
+            raise ValueError("validation has both prompts and data: drop one of them.")
+        return self
+
+
 @settings
 class TrainConfig:
     """The numbers of a training run. Defaults follow the recipe of arXiv 2606.27377 where it gives one."""
@@ -113,7 +181,11 @@ class TrainConfig:
     output_dir: Folder = Field(
         description="Folder of the run: checkpoints, metrics, and at the end the student."
     )
-    method: Literal["danceopd"] = Field(default="danceopd", description="Distillation method.")
+    method: MethodSettings = Field(
+        default_factory=DanceOPD,
+        description="How the student learns: danceopd, diffusionopd, flowopd, offpolicy, soft or sft; or "
+        "{name: danceopd, ...} with the method's own options.",
+    )
     student: StudentConfig = Field(default_factory=StudentConfig, description="What is trained.")
     max_steps: Integer = Field(default=3000, ge=1, description="Optimizer updates of the whole run.")
     batch_size: Integer = Field(default=4, ge=1, description="Samples of one forward and backward pass.")
@@ -128,9 +200,13 @@ class TrainConfig:
     num_rollout_steps: Integer = Field(
         default=16, ge=1, le=1000, description="Euler steps from noise to clean."
     )
-    query: Query = Field(
-        default_factory=QuerySettings,
-        description="Law of the queried state: low (the paper's), middle, high or uniform, or its numbers.",
+    rollout_solver: Solver = Field(
+        default="euler", description="Of the rollout: euler, or ab2, of second order at the same cost."
+    )
+    query: Query | None = Field(
+        default=None,
+        description="Law of the queried state: low (the paper's), middle, high or uniform, or its numbers; "
+        "the method's own when not given.",
     )
     student_guidance_scale: Number = Field(
         default=1.0,
@@ -143,6 +219,16 @@ class TrainConfig:
         ge=0.0,
         le=1.0,
         description="Probability that a sample loses its prompt (keeps its source).",
+    )
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        default="adamw",
+        description="AdamW with moments in float32, or in 8 bits (by torchao): 6 bytes less a weight.",
+    )
+    unedited_weight: Number | None = Field(
+        default=None,
+        ge=0.0,
+        description="Weight in the loss of what lies outside a row's mask, against 1 inside; masks are not "
+        "read when not given.",
     )
     learning_rate: Number = Field(default=2e-4, gt=0.0, description="Peak learning rate of AdamW.")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
@@ -177,6 +263,14 @@ class TrainConfig:
         default=2, ge=1, description="Newest checkpoints kept; older ones are deleted."
     )
     log_every: Integer = Field(default=1, ge=1, description="Updates between two lines of metrics.jsonl.")
+    validation: ValidationSettings | None = Field(
+        default=None, description="Draw pictures while training; {} draws rows of the routes, null nothing."
+    )
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default_factory=list,
+        description="Trackers that get metrics and pictures; each is a package to install. The project is "
+        "'danceopd', or what the environment variable WANDB_PROJECT or TRACKIO_PROJECT says.",
+    )
     progress: Flag = Field(default=True, description="Show progress on stderr.")
 
     @property
@@ -193,8 +287,47 @@ class TrainConfig:
             )
         return self
 
+    @property
+    def query_law(self) -> QueryLaw:
+        """The law of `query`, or else the method's own; that of a method without any does not count."""
+        if self.query is not None:
+            return self.query.law
+        return QUERY_LAWS[self.method.default_query or "uniform"]
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> TrainConfig:
+        method, name = self.method, self.method.name
+        if self.query is not None and method.default_query is None:
+            raise ValueError(f"query is given, but method {name} asks at all states: drop it.")
+        states = method.num_states(self.num_rollout_steps)
+        if states > self.num_rollout_steps:
+            raise ValueError(
+                f"method.states={states} is more than num_rollout_steps={self.num_rollout_steps}: lower it."
+            )
+        if states > 1 and self.query is not None and (self.query.stratified or self.query.index is not None):
+            key = "stratified" if self.query.stratified else "index"
+            raise ValueError(
+                f"query.{key} needs one state per rollout, but method.states={states}: drop one."
+            )
+        if self.samples_per_update % method.group_size:
+            raise ValueError(
+                f"method {name} needs whole groups of group_size={method.group_size}, but an update has "
+                f"{self.samples_per_update} samples: make batch_size * gradient_accumulation_steps such."
+            )
+        if self.rollout_solver != "euler" and (not method.rolls_out or name == "flowopd"):
+            raise ValueError(
+                f"rollout_solver={self.rollout_solver!r} is of no use to method {name}: drop it."
+            )
+        if self.unedited_weight is not None and name == "flowopd":
+            raise ValueError(
+                "unedited_weight is of no use to method flowopd, whose reward is whole: drop it."
+            )
+        return self
+
     @model_validator(mode="after")
     def _query_is_on_the_way(self) -> TrainConfig:
+        if self.query is None:
+            return self
         if self.query.index is not None and self.query.index >= self.num_rollout_steps:
             raise ValueError(
                 f"query.index={self.query.index} is no state of a rollout of "
@@ -208,7 +341,7 @@ class RunConfig(TrainConfig):
     """A whole run, as a YAML file describes it: TrainConfig plus the family, the teachers and the routes."""
 
     family: Text = Field(description="Model family to load: a known name, a folder, or a hub id.")
-    teachers: list[Teacher] = Field(description="The frozen fields to learn from.")
+    teachers: list[Teacher] = Field(default_factory=list, description="The frozen fields to learn from.")
     routes: list[Route] = Field(description="Which teacher is asked on which data.")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
@@ -223,24 +356,26 @@ class RunConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _routes_have_teachers(self) -> RunConfig:
-        check_routes(self.teachers, self.routes)
+        check_routes(self.teachers, self.routes, self.method)
         return self
 
 
-def check_routes(teachers: Sequence[Teacher], routes: Sequence[Route]) -> None:
-    """Raise ConfigError unless teachers are there, named once each, and every route names one of them."""
-    if not teachers:
-        raise ConfigError("teachers is empty: name at least one teacher.")
+def check_routes(teachers: Sequence[Teacher], routes: Sequence[Route], method: Method) -> None:
+    """Raise ConfigError unless there are routes, and the teachers that are asked, named once each."""
     if not routes:
         raise ConfigError("routes is empty: name at least one route, a teacher and its data.")
+    if not method.needs_teachers:
+        return
+    if not teachers:
+        raise ConfigError("teachers is empty: name at least one teacher.")
     name, count = Counter(teacher.name for teacher in teachers).most_common(1)[0]
     if count > 1:
         raise ConfigError(f"{count} teachers are named '{name}': give each its own name.")
     known = {teacher.name for teacher in teachers}
-    for index, route in enumerate(routes):
-        if route.teacher not in known:
-            raise ConfigError(f"routes.{index} asks for an unknown teacher '{route.teacher}': "
-                              f"{nearest(route.teacher, known)}")  # fmt: skip
+    asked = {f"routes.{index}": route.teacher for index, route in enumerate(routes)}
+    for key, name in [*asked.items(), *((f"method {method.name}", name) for name in method.other_teachers)]:
+        if name not in known:
+            raise ConfigError(f"{key} asks for an unknown teacher '{name}': {nearest(name, known)}")
 
 
 def as_mapping(config: TrainConfig) -> dict[str, Any]:

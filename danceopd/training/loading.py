@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +72,7 @@ def load_student(run: str | Path, *, device: torch.device | str | None = None) -
     )
     trained = checkpoint.ema or checkpoint.student
     student = family.restored_student(config.student, trained)
-    TrainedWeights(student.module, config).load(trained, {})
+    plain = dataclasses.replace(config, optimizer="adamw")  # nothing is trained, so its own may be missing
+    TrainedWeights(student.module, plain).load(trained, {})
     student.module.requires_grad_(False)
     return LoadedStudent(family, student.field, student, checkpoint.step, config)

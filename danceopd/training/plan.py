@@ -7,15 +7,18 @@ one by construction, and any step of a run can be replayed or audited alone.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
 
 import numpy as np
 
-from danceopd.flow import QueryLaw, route_probabilities
+from danceopd.flow import QueryLaw, SigmaGrid, route_probabilities
 
-_STREAM: Final = 0x706C616E  # "plan": keeps these numbers apart from other uses of the same seed
+# "plan" and "strata": they keep these numbers apart from other uses of the same seed.
+_STREAM: Final = 0x706C616E
+_STRATA: Final = 0x737472617461
 
 
 @dataclass(frozen=True)
@@ -26,15 +29,17 @@ class SlotPlan:
         route: position of its route.
         row: position of its example in the route's data.
         noise_seed: in [0, 2**63), for the noise that it starts from.
-        query_index: the state to query, in 0 .. num_steps - 1.
+        states: the states to query, rising, each in 0 .. num_steps - 1.
         drop: whether its prompt is dropped.
+        offset: in [0, 1), for methods that query between two states.
     """
 
     route: int
     row: int
     noise_seed: int
-    query_index: int
+    states: tuple[int, ...]
     drop: bool
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,23 @@ class Plan:
     """The plan of a run.
 
     Slots are counted over all ranks (``rank * slots_per_rank + slot``), so a global batch holds the same
-    samples however it is split. Every slot draws the same number of values in the same order: changing the
-    query law or the drop probability changes nothing else.
+    samples however it is split. Every slot draws its values in the same order: changing the query law or the
+    drop probability changes nothing else.
 
     Args:
         seed: in [0, 2**64).
         route_weights: one per route, >= 0, not all 0.
         route_sizes: rows of each route's data.
-        query: law of the queried state.
+        query: law of the queried states.
         num_steps: N, steps of the rollout.
         drop_probability: in [0, 1].
         slots_per_rank: samples of one update on one rank.
+        num_ranks: that share an update.
+        num_states: K, states to query of a sample, drawn without repeats; N queries all of them.
+        group_size: slots in a row that share all but their noise; divides the samples of an update.
+        stratified: spread the queries of an update evenly over their law; needs K = 1.
+        grid_of: ``grid_of(route, row)``, the noise levels of a row's rollout, for a law over sigma; equal
+            steps when None.
     """
 
     seed: int
@@ -62,6 +73,11 @@ class Plan:
     num_steps: int
     drop_probability: float
     slots_per_rank: int
+    num_ranks: int = 1
+    num_states: int = 1
+    group_size: int = 1
+    stratified: bool = False
+    grid_of: Callable[[int, int], SigmaGrid] | None = None
     _route_edges: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -78,12 +94,35 @@ class Plan:
             )
         if not 0.0 <= self.drop_probability <= 1.0:
             raise ValueError(f"drop_probability must lie in 0 .. 1, got {self.drop_probability}; 0 is never.")
-        if self.slots_per_rank < 1:
-            raise ValueError(f"slots_per_rank must be at least 1, but got {self.slots_per_rank}; raise it.")
+        if self.slots_per_rank < 1 or self.num_ranks < 1:
+            raise ValueError(
+                f"slots_per_rank must be at least 1 on at least one rank, but got {self.slots_per_rank} on "
+                f"{self.num_ranks}; raise it."
+            )
+        if self.group_size < 1 or self.slots % self.group_size:
+            raise ValueError(
+                f"group_size must divide the {self.slots} samples of an update, but got {self.group_size}; "
+                "change one of the two."
+            )
         # Asked for here so that a law that does not fit the rollout is refused now and not at step 1.
         self.query.probabilities(self.num_steps)
+        if not 1 <= self.num_states <= self.num_steps:
+            raise ValueError(
+                f"num_states must lie in 1 .. {self.num_steps}, the steps of the rollout, but got "
+                f"{self.num_states}; lower it or add steps."
+            )
+        if self.num_states > 1 and (self.stratified or self.query.index is not None):
+            kind = "stratified queries" if self.stratified else "a fixed state"
+            raise ValueError(
+                f"num_states must be 1 with {kind}, but got {self.num_states}; drop one of them."
+            )
         edges = tuple(accumulate(route_probabilities(self.route_weights)))
         object.__setattr__(self, "_route_edges", edges)
+
+    @property
+    def slots(self) -> int:
+        """Samples of one update on all ranks."""
+        return self.slots_per_rank * self.num_ranks
 
     def slot(self, step: int, rank: int, slot: int) -> SlotPlan:
         """Sample `slot` of rank `rank` in update `step`, all counted from 0."""
@@ -92,23 +131,60 @@ class Plan:
                 f"step, rank and slot must be 0 or above and slot below {self.slots_per_rank}, but got "
                 f"({step}, {rank}, {slot}); count from 0."
             )
-        # A counter-based generator: every (step, global slot) has its own stream, reached without drawing.
-        global_slot = rank * self.slots_per_rank + slot
-        key = np.array([self.seed, _STREAM], dtype=np.uint64)
-        bits = np.random.Philox(key=key, counter=np.array([0, global_slot, step, 0], dtype=np.uint64))
-        rng = np.random.Generator(bits)
-        noise_seed = int(bits.random_raw()) >> 1
+        place = rank * self.slots_per_rank + slot
+        first = place - place % self.group_size
+        noise_seed, rng = self._stream(step, first)
         route = self._route(rng.random())
         row = min(int(rng.random() * self.route_sizes[route]), self.route_sizes[route] - 1)
-        query_index = self.query.draw(rng, self.num_steps)
+        u = rng.random()
         drop = bool(rng.random() < self.drop_probability)
-        return SlotPlan(route, row, noise_seed, query_index, drop)
+        offset = rng.random()
+        states = self._states(self._spread(step, first, u), rng, self._states_of(route, row))
+        if place != first:
+            noise_seed, _ = self._stream(step, place)
+        return SlotPlan(route, row, noise_seed, states, drop, offset)
 
     def step(self, step: int, rank: int = 0) -> tuple[SlotPlan, ...]:
         """All samples of rank `rank` in update `step`."""
         return tuple(self.slot(step, rank, slot) for slot in range(self.slots_per_rank))
 
+    def _stream(self, step: int, place: int) -> tuple[int, np.random.Generator]:
+        """The noise seed of a slot, counted over all ranks, and the generator of all else."""
+        # Counter-based: every (step, place) has its own stream, reached without drawing.
+        key = np.array([self.seed, _STREAM], dtype=np.uint64)
+        bits = np.random.Philox(key=key, counter=np.array([0, place, step, 0], dtype=np.uint64))
+        return int(bits.random_raw()) >> 1, np.random.Generator(bits)
+
     def _route(self, u: float) -> int:
         # Scaled by the last edge, which rounding may leave a hair below 1, so that no u points past the end
         # and a last route of weight 0 keeps an empty interval.
         return bisect_right(self._route_edges, u * self._route_edges[-1])
+
+    def _states_of(self, route: int, row: int) -> int | SigmaGrid:
+        if self.query.over == "index" or self.grid_of is None:
+            return self.num_steps
+        return self.grid_of(route, row)
+
+    def _spread(self, step: int, place: int, u: float) -> float:
+        """`u` in the part of [0, 1) that is this slot's, if they are shared out; anew in every update."""
+        if not self.stratified:
+            return u
+        parts = self.slots // self.group_size
+        key = np.array([self.seed, _STRATA], dtype=np.uint64)
+        bits = np.random.Philox(key=key, counter=np.array([0, 0, step, 0], dtype=np.uint64))
+        part = int(np.random.Generator(bits).permutation(parts)[place // self.group_size])
+        return (part + u) / parts
+
+    def _states(self, u: float, rng: np.random.Generator, of: int | SigmaGrid) -> tuple[int, ...]:
+        if self.num_states == self.num_steps:
+            return tuple(range(self.num_steps))
+        chosen = [self.query.state_at(u, of)]
+        left = np.array(self.query.probabilities(of))
+        while len(chosen) < self.num_states:
+            left[chosen[-1]] = 0.0
+            edges = np.cumsum(left)
+            free = sorted(set(range(self.num_steps)) - set(chosen))
+            # Far from where a steep law lies, probabilities vanish in rounding: then the nearest to clean.
+            place = int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))
+            chosen.append(place if place in free else free[-1])
+        return tuple(sorted(chosen))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from danceopd.families import Examples, Family, Teacher
+from danceopd.methods import Method
 from danceopd.settings import ConfigError
 from danceopd.training.config import Route
 
@@ -43,9 +44,14 @@ def check_grids(
                 ) from None
 
 
-def asked_teachers(teachers: Sequence[Teacher], routes: Sequence[Route]) -> list[Teacher]:
-    """Those that some route asks, in their order."""
-    return [teacher for teacher in teachers if any(route.teacher == teacher.name for route in routes)]
+def asked_teachers(teachers: Sequence[Teacher], routes: Sequence[Route], method: Method) -> list[Teacher]:
+    """Those that some route asks, in their order, and then those that only the method asks."""
+    if not method.needs_teachers:
+        return []
+    of_routes = {route.teacher for route in routes}
+    first = [teacher for teacher in teachers if teacher.name in of_routes]
+    others = set(method.other_teachers) - of_routes
+    return first + [teacher for teacher in teachers if teacher.name in others]
 
 
 def name_routes(routes: Sequence[Route]) -> list[str]:

@@ -7,57 +7,52 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from danceopd.data import check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
-from danceopd.methods import UpdateResult, update
+from danceopd.flow import SigmaGrid
+from danceopd.methods import Limits, UpdateResult
 from danceopd.settings import ConfigError
 from danceopd.training.batch import build_batches
+from danceopd.training.callbacks import Callback, Callbacks
 from danceopd.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
 from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes
 from danceopd.training.config_file import write_config
 from danceopd.training.errors import DivergedError
+from danceopd.training.grids import Grids
 from danceopd.training.interrupt import GracefulStop
-from danceopd.training.metrics import MetricsFile
+from danceopd.training.memory import out_of_memory_told
+from danceopd.training.metrics import MetricsFile, describe_update
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
+from danceopd.training.provenance import Sources
+from danceopd.training.report import RunReport
+from danceopd.training.result import TrainResult
 from danceopd.training.routes import asked_teachers, check_grids, name_routes, read_rows
 from danceopd.training.run_folder import (
     CACHE,
     CHECKPOINTS,
     CONFIG,
     METRICS,
+    Start,
     check_writable,
     export_whole,
     find_start,
     open_folder,
+    tell_start,
 )
 from danceopd.training.schedule import learning_rate
 from danceopd.training.seeding import seeded
+from danceopd.training.trackers import Trackers
 from danceopd.training.weights import RunningMean, TrainedWeights
 
 _INITIAL_VALUES, _UPDATE = 0, 1  # places in the run that torch's generators are seeded for
-
-
-class TrainResult(NamedTuple):
-    """How a run ended.
-
-    Attributes:
-        step: updates done, over all its resumptions.
-        output_dir: the run's folder.
-        exported: the student as the family's users load it; None when the run was stopped before its end.
-        stopped_by: number of the signal that stopped it, None when it came to its end.
-    """
-
-    step: int
-    output_dir: Path
-    exported: Path | None
-    stopped_by: int | None
 
 
 class DanceOPDTrainer:
@@ -71,6 +66,7 @@ class DanceOPDTrainer:
         routes: which teacher is asked on which data.
         config: the numbers of the run. A `RunConfig` does as well; its own teachers and routes do not count.
         data: the rows of each route where `read_rows` has read them before; read here when None.
+        callbacks: what else watches the run, beside progress and whatever the config asks for.
 
     Attributes:
         field: the student as it is trained, under its guidance scale.
@@ -90,18 +86,25 @@ class DanceOPDTrainer:
         routes: Sequence[Route],
         config: TrainConfig,
         data: Sequence[Examples] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
-        check_routes(teachers, routes)
+        check_routes(teachers, routes, config.method)
         check_writable(Path(config.output_dir))
         self.family = family
         self.config = config
         self.output_dir = Path(config.output_dir)
         self.route_names = name_routes(routes)
         self.data = read_rows(family, routes) if data is None else list(data)
+        self.method = config.method
+        if self.method.needs_targets:
+            check_targets(self.data)
         check_grids(family, routes, self.data, config.num_rollout_steps)
-        self.asked = asked_teachers(teachers, routes)
-        names = [teacher.name for teacher in self.asked]
+        self.asked = asked_teachers(teachers, routes, self.method)
+        # A method without teachers still counts the routes' names: it learns from data grouped by them.
+        names = [teacher.name for teacher in self.asked] or list(dict.fromkeys(r.teacher for r in routes))
         self.teacher_of_route = [names.index(route.teacher) for route in routes]
+        rows = dict(zip(self.route_names, self.data, strict=True))
+        self.sources = Sources(family, config.student, teachers, self.asked, rows)
         with seeded(config.seed, _INITIAL_VALUES, device=family.device):
             self.student = family.student(config.student, teachers)
             self.teachers = [family.teacher(teacher) for teacher in self.asked]
@@ -112,12 +115,23 @@ class DanceOPDTrainer:
             seed=config.seed,
             route_weights=tuple(route.weight for route in routes),
             route_sizes=tuple(len(rows) for rows in self.data),
-            query=config.query.law,
+            query=config.query_law,
             num_steps=config.num_rollout_steps,
             drop_probability=config.drop_condition,
             slots_per_rank=config.samples_per_update,
+            num_states=self.method.num_states(config.num_rollout_steps),
+            group_size=self.method.group_size,
+            stratified=config.query is not None and config.query.stratified,
+            grid_of=self._grid_of,
         )
         self.run = self._describe(teachers, routes)
+        self.made_of: Mapping[str, Any] = {}
+        own: list[Callback] = [ProgressReport(), RunReport()]
+        if config.report_to:
+            own.append(Trackers(config.report_to))
+        if config.validation is not None:
+            own.append(Grids(config.validation, family))
+        self.callbacks = Callbacks([*own, *callbacks])
         self.prepared: Sequence[Prepared] = ()
         self.step = 0
         self._saved_step = 0
@@ -127,21 +141,28 @@ class DanceOPDTrainer:
         """The checkpoint that ``train`` would start from, None for the beginning; reads only, writes nothing.
 
         Raises:
-            ConfigError: if ``output_dir`` holds another run.
-            CheckpointError: if the checkpoint is damaged.
+            ConfigError: if ``output_dir`` holds another run, or one of other files or rows.
+            CheckpointError: if no checkpoint is whole.
         """
-        return find_start(self.output_dir, as_mapping(self.run) | self._rows(), resume)
+        return self._find_start(resume).checkpoint
+
+    def _find_start(self, resume: bool | str | Path) -> Start:
+        settings = as_mapping(self.run) | self._rows()
+        return find_start(self.output_dir, settings, resume, lambda: self.sources.content(self.output_dir))
 
     def train(self, resume: bool | str | Path = True) -> TrainResult:
         """Train to ``max_steps``; SIGINT or SIGTERM save a checkpoint and end the run between updates.
 
         Args:
-            resume: True continues the run that ``output_dir`` holds, or starts one; False insists on a new
-                run; a path names the checkpoint folder to continue from.
+            resume: True continues the newest whole checkpoint that ``output_dir`` holds, or starts a run;
+                False insists on a new run; a path names the checkpoint folder to continue from.
 
         Raises:
-            ConfigError: if ``output_dir`` holds another run, is in use, or cannot be written.
-            CheckpointError: if the checkpoint to continue from is damaged.
+            ConfigError: if ``output_dir`` holds another run, or one of other files or rows, is in use, or
+                cannot be written.
+            CheckpointError: if the checkpoint named is damaged, or all in ``output_dir`` are.
+            OSError: if the disk is full; the checkpoints before that stay.
+            OutOfMemoryError: if an update finds no room; it names the settings to change.
             DivergedError: if a loss or gradient is not finite. As after any error, the state before that
                 update is saved.
         """
@@ -150,47 +171,56 @@ class DanceOPDTrainer:
         with ExitStack() as stack:
             stack.enter_context(open_folder(self.output_dir))
             # Under the lock: another process may have trained here a moment ago.
-            start = self.find_start(resume)
-            if start is not None:
-                self._restore(start)
+            start = self._find_start(resume)
+            if start.checkpoint is not None:
+                self._restore(start.checkpoint)
             elif self.step or not self._between_updates:
                 raise ConfigError(
                     "this trainer has trained already and its checkpoints are gone: make a new trainer."
                 )
             write_config(self.run, self.output_dir / CONFIG)
+            self.made_of = self.sources.write(self.output_dir, self.family.device)
             self.prepare()
+            tell_start(start, self.made_of)
             prune_checkpoints(self.output_dir / CHECKPOINTS, self.config.keep_checkpoints)
             metrics = stack.enter_context(MetricsFile(self.output_dir / METRICS, self.step))
             stop = stack.enter_context(GracefulStop())
+            stack.enter_context(self.callbacks.watching())
+            self.callbacks.on_start(self)
             self._loop(metrics, stop)
-            if self.step < self.config.max_steps:
-                return TrainResult(self.step, self.output_dir, None, stop.signal)
-            exported = export_whole(self.output_dir, self._export)
-        return TrainResult(self.step, self.output_dir, exported, None)
+            done = self.step == self.config.max_steps
+            exported = export_whole(self.output_dir, self._export) if done else None
+            result = TrainResult(self.step, self.output_dir, exported, None if done else stop.signal)
+            self.callbacks.on_end(result)
+        return result
 
     def prepare(self) -> None:
         """Encode the rows of all routes, once; `train` does it where it was not done."""
         if not self.prepared:
             folder = Path(self.config.cache_dir or self.output_dir / CACHE)
-            self.prepared = self.family.prepare(self.data, folder)
+            masks = self.config.unedited_weight is not None
+            self.prepared = self.family.prepare(
+                self.data, folder, targets=self.method.needs_targets, masks=masks
+            )
 
     def _loop(self, metrics: MetricsFile, stop: GracefulStop) -> None:
         config = self.config
-        with ProgressReport(self.step, config.max_steps, shown=config.progress) as progress:
-            try:
-                while self.step < config.max_steps and stop.signal is None:
+        try:
+            while self.step < config.max_steps and stop.signal is None:
+                with out_of_memory_told(self.run, self.step + 1):
                     line = self._one_update()
-                    if line["step"] % config.log_every == 0:
-                        metrics.append(line)
-                    self.step, self._between_updates = line["step"], True
-                    progress.update(line)
-                    if self.step % config.save_every == 0:
-                        self._save(metrics)
-                        prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
-            finally:
-                # Also after an error: the weights are those of the last whole update, maybe hours of work.
-                if self._between_updates and self._saved_step != self.step:
+                # First, so that a disk without room for the line does not cost the weights.
+                self.step, self._between_updates = line["step"], True
+                if self.step % config.log_every == 0:
+                    metrics.append(line)
+                self.callbacks.on_update(line)
+                if self.step % config.save_every == 0:
                     self._save(metrics)
+                    prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
+        finally:
+            # Also after an error: the weights are those of the last whole update, maybe hours of work.
+            if self._between_updates and self._saved_step != self.step:
+                self._save(metrics)
         prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
 
     def _one_update(self) -> dict[str, Any]:
@@ -211,34 +241,33 @@ class DanceOPDTrainer:
 
     def _gradient(self, slots: Sequence[SlotPlan]) -> UpdateResult:
         """Add the gradient of the update's mean loss, one shape of latents after the other."""
-        loss, sigma, forwards = torch.empty(len(slots)), torch.empty(len(slots)), 0
-        steps = self.config.num_rollout_steps
-        for part in build_batches(slots, self.family, self.prepared, self.teacher_of_route, steps):
-            result = update(
-                self.field,
-                self.teachers,
-                part.batch,
-                part.grid,
-                micro_batch_size=self.config.batch_size,
-                rollout_batch_size=self.config.rollout_batch_size,
-                samples_per_update=len(slots),
-            )
-            loss[part.slots], sigma[part.slots] = result.loss.cpu(), result.sigma.cpu()
+        config = self.config
+        teachers = {teacher.name: field for teacher, field in zip(self.asked, self.teachers, strict=True)}
+        limits = Limits(config.batch_size, config.rollout_batch_size, len(slots), config.rollout_solver)
+        loss, forwards = torch.empty(len(slots)), 0
+        error, sigma = torch.empty(2, len(slots), self.plan.num_states)
+        for part in build_batches(
+            slots,
+            self.family,
+            self.prepared,
+            self.teacher_of_route,
+            config.num_rollout_steps,
+            needs_targets=self.method.needs_targets,
+            unedited_weight=config.unedited_weight,
+        ):
+            result = self.method.update(self.field, teachers, part.batch, part.grid, limits)
+            loss[part.slots] = result.loss.cpu()
+            error[part.slots], sigma[part.slots] = result.error.cpu(), result.sigma.cpu()
             forwards += result.forwards
-        return UpdateResult(loss, sigma, forwards)
+        return UpdateResult(loss, error, sigma, forwards)
+
+    def _grid_of(self, route: int, row: int) -> SigmaGrid:
+        return self.family.grid(self.config.num_rollout_steps, self.prepared[route].shape(row))
 
     def _describe_update(self, slots: Sequence[SlotPlan], result: UpdateResult) -> dict[str, Any]:
-        losses = result.loss.tolist()
-        of_route: dict[str, list[float]] = {}
-        for slot, loss in zip(slots, losses, strict=True):
-            of_route.setdefault(self.route_names[slot.route], []).append(loss)
         return {
             "step": self.step + 1,
-            "loss": _mean(losses),
-            "losses": {name: _mean(values) for name, values in sorted(of_route.items())},
-            "samples": {name: len(values) for name, values in sorted(of_route.items())},
-            "sigma": _mean(result.sigma.tolist()),
-            "forwards": result.forwards,
+            **describe_update([self.route_names[slot.route] for slot in slots], result),
         }
 
     def _check_finite(self, line: dict[str, Any]) -> None:
@@ -257,15 +286,19 @@ class DanceOPDTrainer:
     def _save(self, metrics: MetricsFile) -> None:
         # Noted before it is done, so that a full disk is reported once and not tried again on the way out.
         self._saved_step = self.step
-        metrics.sync()
         checkpoint = Checkpoint(
             step=self.step,
             student=self.weights.masters,
             optimizer=self.weights.optimizer_tensors(),
             ema=self.mean.mean if self.mean else None,
             run=as_mapping(self.run) | self._rows(),
+            made_of=self.made_of,
         )
-        save_checkpoint(self.output_dir / CHECKPOINTS, checkpoint)
+        try:
+            metrics.sync()
+        finally:
+            saved = save_checkpoint(self.output_dir / CHECKPOINTS, checkpoint)
+        self.callbacks.on_save(saved)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.step > self.config.max_steps:
@@ -300,7 +333,3 @@ class DanceOPDTrainer:
             dtype=self.config.dtype if isinstance(self.config, RunConfig) else dtype,
             device=str(self.family.device),
         )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

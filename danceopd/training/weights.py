@@ -1,10 +1,10 @@
-"""What is optimised: fp32 weights under a model of any precision, AdamW on them, and their running mean."""
+"""What is optimised: fp32 weights under a model of any precision, their optimizer, and their running mean."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from danceopd.settings import ConfigError
 from danceopd.training.config import TrainConfig
 from danceopd.training.errors import CheckpointError
-
-_MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
+from danceopd.training.optimizers import make_optimizer, state_from_tensors, state_tensors, take_step
 
 
 class TrainedWeights:
-    """The module's trainable parameters in fp32, with AdamW.
+    """The module's trainable parameters in fp32, with their optimizer.
 
     A bf16 parameter keeps 8 bits: an update of 1e-4 of its size would be rounded away. So it gets an fp32
     master, its gradients are summed in fp32 as well, and the parameter is the master rounded once per update.
@@ -25,7 +24,7 @@ class TrainedWeights:
 
     Args:
         module: parameters with ``requires_grad`` are trained.
-        config: AdamW's numbers.
+        config: the optimizer and its numbers.
 
     Raises:
         ConfigError: if nothing is trainable, or in a precision that cannot be trained safely.
@@ -47,13 +46,7 @@ class TrainedWeights:
             else:
                 self.masters[name] = parameter.detach().float().requires_grad_()
                 parameter.register_post_accumulate_grad_hook(_move_gradient_to(self.masters[name]))
-        self.optimizer = torch.optim.AdamW(
-            self.masters.values(),
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-        )
+        self.optimizer = make_optimizer(self.masters.values(), config)
 
     def clip(self, max_norm: float | None) -> float:
         """Scale the gradients down to ``max_norm`` if they are longer; returns their norm before."""
@@ -61,10 +54,8 @@ class TrainedWeights:
         return float(torch.nn.utils.clip_grad_norm_(self.masters.values(), limit))
 
     def step(self, learning_rate: float) -> None:
-        """One AdamW update; the gradients are used up."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
+        """One update of the optimizer; the gradients are used up."""
+        take_step(self.optimizer, learning_rate)
         self.discard_gradients()
         self._publish()
 
@@ -73,16 +64,16 @@ class TrainedWeights:
         self.optimizer.zero_grad(set_to_none=True)
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """AdamW's state by parameter name; empty before the first update."""
+        """The optimizer's state by parameter name; empty before the first update."""
         return {
-            f"{name}.{moment}": self.optimizer.state[master][moment]
+            f"{name}.{part}": value
             for name, master in self.masters.items()
-            for moment in _MOMENTS
             if master in self.optimizer.state
+            for part, value in state_tensors(self.optimizer.state[master]).items()
         }
 
     def load(self, student: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Continue from checkpointed weights and AdamW state, bit for bit.
+        """Continue from checkpointed weights and optimizer state, bit for bit.
 
         Raises:
             CheckpointError: if they belong to another model.
@@ -91,14 +82,30 @@ class TrainedWeights:
         with torch.no_grad():
             for name, master in self.masters.items():
                 master.copy_(student[name])
-                state = {key: optimizer[f"{name}.{key}"] for key in _MOMENTS if f"{name}.{key}" in optimizer}
+                state = state_from_tensors(optimizer, name, master.device)
                 if state:
-                    # AdamW keeps its step count on the CPU; only the moments live with the weights.
-                    self.optimizer.state[master] = {
-                        key: value.clone() if key == "step" else value.to(master.device, copy=True)
-                        for key, value in state.items()
-                    }
+                    self.optimizer.state[master] = state
         self._publish()
+
+    @contextmanager
+    def showing(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Let the model compute with other weights within the block; after it, bit for bit, with its own."""
+        own = {
+            name: parameter.detach().to("cpu", copy=True)  # the device may have no room for a full student's
+            for name, parameter in self._parameters.items()
+            if parameter is self.masters[name]
+        }
+        try:
+            self._copy(weights)
+            yield
+        finally:
+            self._copy(own)
+            self._publish()
+
+    @torch.no_grad()
+    def _copy(self, weights: Mapping[str, Tensor]) -> None:
+        for name, weight in weights.items():
+            self._parameters[name].copy_(weight)
 
     @torch.no_grad()
     def _publish(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -41,6 +42,38 @@ def test_what_is_put_is_got_bit_for_bit(tmp_path: Path) -> None:
     assert cache.path(KEY) == tmp_path / "cache" / KEY[:2] / f"{KEY}.safetensors"
     assert [path.name for path in cache.path(KEY).parent.iterdir()] == [f"{KEY}.safetensors"]
     assert load_file(cache.path(KEY)).keys() == TENSORS.keys()  # any reader of safetensors will do
+
+
+def test_what_is_there_is_told_by_its_header(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    assert not cache.has(KEY)
+    for tensors in (TENSORS, {}):
+        cache.put(KEY, tensors)
+        assert cache.has(KEY)
+    cache.put(KEY, TENSORS)
+    content = bytearray(cache.path(KEY).read_bytes())
+    content[-1] ^= 1
+    cache.path(KEY).write_bytes(content)
+    assert cache.has(KEY)  # as long as nobody reads it
+    assert cache.get(KEY) is None
+    assert not cache.has(KEY)
+
+
+def test_what_another_process_made_anew_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = TensorCache(tmp_path)
+    cache.put(KEY, TENSORS)
+    cache.path(KEY).write_bytes(b"damaged")
+
+    def load(content: bytes) -> None:
+        cache.put(KEY, TENSORS)
+        raise SafetensorError("damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("danceopd.data.cache.load", load)
+        assert cache.get(KEY) is None
+    assert same(cache.get(KEY), TENSORS)
 
 
 def test_views_and_shared_memory_are_kept_as_they_look(tmp_path: Path) -> None:
@@ -84,6 +117,7 @@ def test_any_flipped_byte_is_a_miss(content: bytes, tmp_path: Path) -> None:
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         assert cache.get(KEY) is None, place
+        assert not cache.has(KEY)
 
 
 @given(data=st.data())
@@ -96,8 +130,10 @@ def test_a_file_written_over_is_a_miss_or_the_same(content: bytes, data: st.Data
         cache = TensorCache(folder)
         cache.path(KEY).parent.mkdir()
         cache.path(KEY).write_bytes(damaged)
+        cache.has(KEY)
         got = cache.get(KEY)
         assert got is None or same(got, TENSORS)
+        assert cache.has(KEY) == (got is not None)
 
 
 def test_a_file_cut_short_is_a_miss_and_written_anew(content: bytes, tmp_path: Path) -> None:
@@ -106,6 +142,7 @@ def test_a_file_cut_short_is_a_miss_and_written_anew(content: bytes, tmp_path: P
     path.parent.mkdir(parents=True)
     for length in [*range(0, len(content), 7), len(content) - 1]:
         path.write_bytes(content[:length])
+        assert not cache.has(KEY)
         assert cache.get(KEY) is None
     cache.put(KEY, TENSORS)
     assert same(cache.get(KEY), TENSORS)
@@ -115,15 +152,17 @@ def test_a_file_of_someone_else_is_a_miss(tmp_path: Path) -> None:
     cache = TensorCache(tmp_path)
     cache.path(KEY).parent.mkdir(parents=True)
     save_file(TENSORS, cache.path(KEY))
-    assert cache.get(KEY) is None
-    cache.path(KEY).unlink()
+    assert not cache.has(KEY)
+    assert cache.get(KEY) is None and not cache.path(KEY).exists()
     cache.path(KEY).mkdir()
+    assert not cache.has(KEY)
     assert cache.get(KEY) is None
 
 
 @pytest.mark.parametrize("key", ["", "abc", "../" * 20, KEY.upper(), KEY + "\n", f"{KEY[:-1]}/"])
 def test_a_key_of_another_make_is_one_sentence(tmp_path: Path, key: str) -> None:
-    for use in (TensorCache(tmp_path).get, lambda key: TensorCache(tmp_path).put(key, {})):
+    cache = TensorCache(tmp_path)
+    for use in (cache.get, cache.has, lambda key: cache.put(key, {})):
         with pytest.raises(
             ValueError, match=r"key must be 64 hexadecimal digits, got .*: make it with content_key"
         ):

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from danceopd.data.errors import DataError
-from danceopd.data.images import load_image
+from danceopd.data.images import load_image, load_mask
 from tests.data import pictures
 
 WHAT = "the source of row 1 of a.csv"
 
 
 def load(value: object, folder: Path = Path()) -> np.ndarray:
-    image = load_image(value, folder, WHAT)
+    image, _ = load_image(value, folder, WHAT)
     assert image.dtype == torch.uint8 and image.is_contiguous() and image.shape[0] == 3
     return image.permute(1, 2, 0).numpy()
 
@@ -132,3 +132,44 @@ def test_a_decompression_bomb_is_one_sentence(side: int) -> None:
     body = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
     with pytest.raises(DataError, match=r"has more than the 89478485 pixels that Pillow takes for safe"):
         load(b"\x89PNG\r\n\x1a\n" + chunk + body + end)
+
+
+def mask_of(value: object, folder: Path = Path()) -> list[list[int]]:
+    mask, content = load_mask(value, folder, "the mask of row 1 of a.csv")
+    assert mask.dtype == torch.uint8 and mask.shape == (content.height, content.width)
+    return mask.tolist()
+
+
+GREYS = [[0, 100, 255], [255, 7, 0]]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])
+def test_a_mask_is_grey_whatever_it_is_saved_as(mode: str) -> None:
+    assert mask_of(png(Image.fromarray(np.array(GREYS, np.uint8)).convert(mode))) == GREYS
+
+
+def test_masks_of_two_values_and_of_16_bits_are_grey_too() -> None:
+    two = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
+    assert mask_of(png(two)) == mask_of(two) == [[0, 255]]
+    assert mask_of(png(Image.fromarray(np.array([[0, 65535, 40000]], np.uint16)))) == [[0, 255, 156]]
+
+
+def test_a_mask_stands_upright_like_its_photo() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = png(Image.fromarray(np.array(GREYS, np.uint8)), exif=exif)
+    assert mask_of(turned) == np.rot90(GREYS, -1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (png(Image.new("L", (4, 4))), "is black all over and marks nothing"),
+        (png(Image.new("L", (4, 4), 1)), "has no value above 1, but white is 255"),
+        (png(Image.new("LA", (4, 4), (255, 100))), "is transparent somewhere"),
+        (b"no image", "is not an image that can be read"),
+    ],
+)
+def test_a_mask_that_cannot_be_meant_is_one_sentence(content: bytes, words: str) -> None:
+    with pytest.raises(DataError, match=rf"^the mask of row 1 of a.csv {words}"):
+        mask_of(content)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from danceopd.data import DataError, Rows, load_rows
+from danceopd.data import DataError, Rows, check_rows, load_rows
 from tests.data import pictures
 
 
@@ -341,3 +342,43 @@ class TestImageFolder:
         (folder / "metadata.jsonl").write_text("{}")
         with pytest.raises(DataError, match=r"holds metadata.csv and metadata.jsonl: leave one of them"):
             load_rows(folder)
+
+
+def test_a_mask_is_of_the_target_or_of_the_source(tmp_path: Path) -> None:
+    for name, size in (("a", (6, 4)), ("b", (8, 2)), ("c", (5, 5))):
+        pictures.save(tmp_path / f"{name}.png", *size)
+        Image.fromarray(pictures.pixels(*size)[..., 0]).save(tmp_path / f"mask_{name}.png")
+    lines = [
+        "x,a.png,b.png,mask_b.png",
+        "x,a.png,b.png,mask_a.png",
+        "x,a.png,,mask_a.png",
+        "x,,b.png,mask_b.png",
+    ]
+    rows = load_rows(csv(tmp_path, "\n".join(["prompt,source,target,mask", *lines, "x,a.png,b.png,"])))
+    masks = [example.mask for example in rows]
+    assert [None if mask is None else tuple(mask.shape) for mask in masks] == [
+        (8, 2),
+        (6, 4),
+        (6, 4),
+        (8, 2),
+        None,
+    ]
+    assert masks[1] is not None and np.array_equal(masks[1], pictures.pixels(6, 4)[..., 0])
+    assert rows.content(1).mask != rows.content(0).mask
+    wrong = {
+        "x,a.png,b.png,mask_c.png": r"has 5 x 5 pixels but must have those of .* \(8 x 2 and 6 x 4\)",
+        "x,,,mask_c.png": r"has 5 x 5 pixels but must .* \(it has none\)",
+        "x,a.png,,nowhere.png": r"\('nowhere.png'\) is no file at",
+    }
+    for line, words in wrong.items():
+        rows = load_rows(csv(tmp_path, f"prompt,source,target,mask\n{line}\n"))
+        with pytest.raises(DataError, match=rf"^the mask of row 1 of prompts.csv \(line 2\) {words}"):
+            check_rows(rows)
+
+
+def test_an_image_folder_may_name_masks(tmp_path: Path) -> None:
+    pictures.save(tmp_path / "a.png")
+    Image.new("L", (4, 6), 255).save(tmp_path / "b.png")
+    csv(tmp_path, "prompt,source_file_name,mask_file_name\nx,a.png,b.png\n", "metadata.csv")
+    (example,) = load_rows(tmp_path)
+    assert example.mask is not None and example.mask.tolist() == [[255] * 4] * 6

@@ -13,8 +13,9 @@ from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, FlowMatchEul
 from transformers import UMT5Config, UMT5EncoderModel
 
 from danceopd.families import Example, StudentConfig, Teacher, load_family, registry
-from tests.families.parity import error
+from tests.families.parity import as_tensor, error
 from tests.families.tiny import words
+from tests.families.tiny.calls import picture
 from tests.families.tiny.parts import autoencoder, liven
 from tests.families.tiny.words import PROMPTS
 
@@ -103,6 +104,18 @@ def test_its_images_are_the_pipelines(folder: Path, guide: dict[str, Any]) -> No
     ours, theirs = guide["images"](folder, list(PROMPTS[:2]), 32, 48)
     assert ours.shape == (2, 3, 32, 48)
     assert (ours.int() - theirs.int()).abs().max() <= 1
+
+
+def test_its_targets_are_taken_back_by_its_decoder(folder: Path, guide: dict[str, Any]) -> None:
+    family = load_family(folder, resolution=64)
+    pipe = AuraFlowPipeline.from_pretrained(folder)
+    image = as_tensor(picture(1, (32, 48)))
+    with torch.no_grad():
+        target = family.conventions.encode_target(pipe, image)
+        decoded = family.conventions.decode(pipe, target[None])
+        mode = pipe.vae.encode((image / 127.5 - 1)[None]).latent_dist.mode()
+        assert error(decoded, pipe.vae.decode(mode).sample) < ROUNDING
+    assert target.shape == family.shape(Example("", size=(32, 48)))
 
 
 def test_the_tiny_model_reacts(folder: Path, guide: dict[str, Any]) -> None:

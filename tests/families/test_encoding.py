@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from danceopd.data import buckets
-from danceopd.families import Example, StudentConfig, load_family, pretrained
+from danceopd.data import DataError, TensorCache, rows
+from danceopd.families import Example, StudentConfig, encoding, load_family, pretrained
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import RowsCondition
-from danceopd.families.encoding import fit_source
 from danceopd.families.pretrained import PretrainedFamily
+from danceopd.training.check.probe import ChosenRows
 from tests.families import tiny
 from tests.families.parity import as_tensor, folder_of, same_conditions
 from tests.families.tiny.calls import picture
@@ -87,6 +86,106 @@ def test_what_was_lost_or_damaged_is_encoded_again(tmp_path: Path) -> None:
         prepared.condition([1])
 
 
+def test_an_entry_that_looks_whole_is_told_when_it_is_read_and_then_encoded_again(tmp_path: Path) -> None:
+    wanted = all_rows(new_family(), tmp_path)
+    for file in files(tmp_path):
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    for _ in range(len(files(tmp_path)) + 1):
+        try:
+            assert same_conditions(all_rows(new_family(), tmp_path), wanted)
+        except OSError as error:
+            assert "damaged an entry" in str(error)
+        else:
+            break
+    else:
+        raise AssertionError("some entry is never encoded again")
+
+
+def write_rows(folder: Path) -> Path:
+    for number in range(3):
+        picture(number).save(folder / f"{number}.png")
+    (folder / "rows.csv").write_text("prompt,source\na,0.png\nb,1.png\na,1.png\nc,\n", encoding="utf-8")
+    return folder / "rows.csv"
+
+
+def test_a_second_run_neither_decodes_an_image_nor_reads_an_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_rows(tmp_path)
+    family = new_family()
+    (first,) = family.prepare([family.data(file)], tmp_path / "cache")
+    wanted = first.condition(range(4))
+    family = new_family()
+    data = family.data(file)
+
+    def fail(*arguments: object) -> None:
+        raise AssertionError("an image was decoded, an entry read, or the encoders were loaded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "load_image", fail)
+        patch.setattr(TensorCache, "get", fail)
+        patch.setattr(Checkpoint, "pipeline", fail)
+        (second,) = family.prepare([data], tmp_path / "cache")
+    assert [second.shape(row) for row in range(4)] == [first.shape(row) for row in range(4)]
+    assert isinstance(wanted, RowsCondition) and same_conditions(second.condition(range(4)), wanted)
+
+
+def test_only_what_is_new_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_rows(tmp_path)
+    family = new_family()
+    family.prepare([family.data(file)], tmp_path / "cache")
+    file.write_text(file.read_text() + "c,2.png\n")
+    family = new_family()
+    data = family.data(file)
+    decoded = []
+    load = rows.load_image
+
+    def noting(value: str, *arguments: Any) -> Any:
+        decoded.append(value)
+        return load(value, *arguments)
+
+    monkeypatch.setattr(rows, "load_image", noting)
+    family.prepare([data], tmp_path / "cache")
+    assert decoded == ["2.png"]
+
+
+def test_an_image_that_changes_before_it_is_encoded_is_not_kept_under_its_old_name(tmp_path: Path) -> None:
+    file = write_rows(tmp_path)
+    family = new_family()
+    data = family.data(file)
+    picture(9).save(tmp_path / "1.png")
+    with pytest.raises(DataError, match=r"the images of row 2 of rows.csv .* have changed"):
+        family.prepare([data], tmp_path / "cache")
+    family = new_family()
+    (prepared,) = family.prepare([family.data(file)], tmp_path / "cache")
+    example = family.encode([family.data(file)[1]])
+    assert same_conditions(prepared.condition([1]), example)
+
+
+def test_rows_are_found_whatever_they_are_read_from_in_a_run(tmp_path: Path) -> None:
+    file = write_rows(tmp_path)
+    family = new_family()
+    data = family.data(file)
+    family.prepare([data], tmp_path / "cache")
+    before = files(tmp_path / "cache")
+    family.prepare([ChosenRows(data, [2, 0])], tmp_path / "cache")
+    assert files(tmp_path / "cache") == before
+
+
+@pytest.mark.parametrize("package", ["diffusers", "transformers"])
+def test_other_versions_of_what_encodes_share_nothing(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_rows(new_family(), tmp_path)
+    count = len(files(tmp_path))
+    installed = encoding.version
+    monkeypatch.setattr(encoding, "version", lambda name: "9" if name == package else installed(name))
+    all_rows(new_family(), tmp_path)
+    assert len(files(tmp_path)) == 2 * count
+
+
 def test_other_encoders_and_precisions_share_nothing(tmp_path: Path) -> None:
     all_rows(new_family(), tmp_path)
     count = len(files(tmp_path))
@@ -101,38 +200,10 @@ def test_rows_that_share_a_tensor_share_it_on_the_device_too(tmp_path: Path) -> 
     assert len({id(tensor) for row in rows for tensor in row.negative.values()}) == 1
 
 
-def image(height: int, width: int) -> Tensor:
-    return (
-        torch.arange(3 * height * width, dtype=torch.int64)
-        .remainder(256)
-        .to(torch.uint8)
-        .view(3, height, width)
-    )
-
-
-@pytest.mark.parametrize(
-    ("size", "fitted"),
-    [
-        ((32, 48), (32, 48)),
-        ((37, 50), (32, 48)),
-        ((128, 128), (64, 64)),
-        ((64, 256), (32, 128)),
-        ((16, 16), (16, 16)),
-    ],
-)
-def test_sources_are_scaled_down_and_cropped_never_up(size: tuple[int, int], fitted: tuple[int, int]) -> None:
-    source = fit_source(image(*size), buckets(64, 16), multiple=16)
-    assert source.shape == (3, *fitted) and source.dtype == torch.uint8
-    if size == fitted:
-        assert torch.equal(source, image(*size))
-
-
-def test_a_source_that_is_too_small_or_too_many_is_refused() -> None:
-    with pytest.raises(ValueError, match="a source image of 8 x 40 pixels is too small"):
-        fit_source(image(8, 40), buckets(64, 16), multiple=16)
+def test_too_many_sources_are_refused() -> None:
     family = load_family(folder_of("sd3"), resolution=32)
     with pytest.raises(ValueError, match="sources holds 1 images, but Stable Diffusion 3 has no editing"):
-        family.encode([Example("x", (image(32, 32),))])
+        family.encode([Example("x", (as_tensor(picture(1, (32, 32))),))])
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -64,7 +64,7 @@ def test_text_to_image_is_the_pipelines(
 @pytest.mark.parametrize("scale", [1.0, TRUE_CFG])
 @pytest.mark.parametrize("vector", [1.0, 3.5])
 def test_editing_is_the_pipelines(vector: float, scale: float, size: tuple[int, int]) -> None:
-    image = picture(1, (48, 64))
+    image = picture(1, (48, 80))
     assert compare("flux1-kontext", [PROMPTS[0]], size, vector, scale, image) < ROUNDING
     assert compare("flux1-kontext", list(PROMPTS), size, vector, scale, image) < ROUNDING
 
@@ -75,7 +75,7 @@ def test_the_vector_is_the_pipelines_own_when_none_is_asked_for() -> None:
 
 
 def test_rows_with_and_without_a_source_share_a_batch() -> None:
-    size, sources = (32, 48), (None, picture(1), picture(2, (48, 64)))
+    size, sources = (32, 48), (None, picture(1), picture(2, (48, 80)))
     noise = torch.randn(3, 16, 4, 6, generator=torch.Generator().manual_seed(0))
     examples = [
         Example(prompt, () if image is None else (as_tensor(image),), size=size)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from danceopd.families import StudentConfig, Teacher, load_family
@@ -105,8 +106,14 @@ def test_a_family_from_data_to_diffusers(kind: str, tmp_path: Path) -> None:
     assert all(0 < line["loss"] < 100 for line in lines)
     assert {name for line in lines for name in line["samples"]} == {"one", "two", "guided"}
 
-    # The same run, stopped after one update and continued by another process's trainer.
-    parts = make_run(kind, tmp_path, output_dir=tmp_path / "parts", cache_dir=str(tmp_path / "run" / "cache"))
+    # The same run with pictures, stopped after one update and continued by another process's trainer.
+    parts = make_run(
+        kind,
+        tmp_path,
+        output_dir=tmp_path / "parts",
+        cache_dir=str(tmp_path / "run" / "cache"),
+        validation={"every": 2, "rows": 1, "num_steps": 2, "guidance_scale": 2.0},
+    )
     first = trainer_of(parts)
     _train_one(first)
     again = trainer_of(parts)
@@ -136,6 +143,24 @@ def test_a_family_from_data_to_diffusers(kind: str, tmp_path: Path) -> None:
         family, loaded.field, [example.prompt], sources=[example.sources], size=example.size, num_steps=2
     )
     assert images.shape == (1, 3, *example.size) and images.float().std() > 0
+
+
+def test_pictures_of_prompts_are_encoded_beside_the_routes_and_leave_no_encoder(tmp_path: Path) -> None:
+    config = make_run(
+        "flux2", tmp_path, max_steps=1, validation={"prompts": ["a fox", "a boat"], "num_steps": 2}
+    )
+    trainer = trainer_of(config)
+    trainer.train()
+    with Image.open(tmp_path / "run" / "grids" / "step-00000001.png") as image:
+        columns = "one, two, guided, student, step 1"
+        assert image.info["Description"] == f"Columns: {columns}. Rows: a fox; a boat."
+    assert isinstance(trainer.family, PretrainedFamily) and trainer.family._encoder._pipe is None
+
+
+def test_prompts_alone_are_refused_where_a_source_is_needed(tmp_path: Path) -> None:
+    config = make_run("qwen-image-edit", tmp_path, validation={"prompts": ["a fox"]})
+    with pytest.raises(ValueError, match="sources must hold one image"):
+        trainer_of(config)
 
 
 def _train_one(trainer: DanceOPDTrainer) -> None:

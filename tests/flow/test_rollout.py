@@ -124,8 +124,11 @@ def test_the_noise_is_left_as_it_was() -> None:
     [
         (torch.tensor([0, 9]), r"stop must lie in 0 \.\. 8, but got \[0, 9\]"),
         (torch.tensor([-1, 0]), r"stop must lie in 0 \.\. 8, but got \[-1, 0\]"),
-        (torch.tensor([1]), r"stop must be int64 of shape \[2\], but got torch.int64 of shape \[1\]"),
-        (torch.tensor([1.0, 2.0]), r"stop must be int64 of shape \[2\], but got torch.float32"),
+        (
+            torch.tensor([1]),
+            r"stop must be int64 of shape \[2\] or \[2, K\], but got torch.int64 of shape \[1\]",
+        ),
+        (torch.tensor([1.0, 2.0]), r"stop must be int64 of shape \[2\] or \[2, K\], but got torch.float32"),
     ],
 )
 def test_a_bad_stop_is_refused(stop: Tensor, message: str) -> None:

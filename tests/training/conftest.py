@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from danceopd.training import DanceOPDTrainer, Route, Teacher, TrainConfig
+from danceopd.training import Callback, DanceOPDTrainer, Route, Teacher, TrainConfig
 from tests.training.tiny import TinyFamily
 
 torch.set_num_threads(1)  # nets this small only lose time to threads, most of all beside another busy process
@@ -25,6 +25,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., DanceOPDTrainer]:
         teachers: Any = TEACHERS,
         routes: Any = ROUTES,
         dtype: torch.dtype = torch.float32,
+        callbacks: Sequence[Callback] = (),
         **settings: Any,
     ) -> DanceOPDTrainer:
         defaults: dict[str, Any] = {
@@ -38,6 +39,8 @@ def make_trainer(tmp_path: Path) -> Callable[..., DanceOPDTrainer]:
             "progress": False,
         }
         config = TrainConfig(**(defaults | settings))
-        return DanceOPDTrainer(family=TinyFamily(dtype), teachers=teachers, routes=routes, config=config)
+        return DanceOPDTrainer(
+            family=TinyFamily(dtype), teachers=teachers, routes=routes, config=config, callbacks=callbacks
+        )
 
     return make

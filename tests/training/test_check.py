@@ -138,7 +138,7 @@ def test_the_mean_of_the_law_is_that_of_the_plan(make_config: Callable[..., RunC
     report, trainer = checked(make_config(query="middle"))
     drawn = [slot for step in range(300) for slot in trainer.plan.step(step)]
     guided = sum(slot.route == 1 for slot in drawn)
-    forwards = (sum(slot.query_index for slot in drawn) + 2 * len(drawn) + guided) / 300
+    forwards = (sum(slot.states[-1] for slot in drawn) + 2 * len(drawn) + guided) / 300
     assert report.estimate.forwards == pytest.approx(forwards, rel=0.02)
 
 
@@ -337,7 +337,7 @@ def test_samples_are_a_table_with_labels(make_config: Callable[..., RunConfig], 
     assert report.samples == str(tmp_path / "samples/samples.png")
     with Image.open(report.samples) as picture:
         # base, teacher and student of two routes, each pixel 64 wide; no column for sources, which are none
-        assert picture.size == (3 * (256 + 8) + 8, 2 * (256 + 16 + 8) + 24)
+        assert picture.size == (3 * (256 + 8) + 8, 2 * (256 + 20 + 8) + 28)
     assert not (tmp_path / "run").exists()
 
 
@@ -346,7 +346,7 @@ def test_a_table_takes_images_of_any_size_and_text_of_any_script(tmp_path: Path)
     rows = [("赤い円 " + "x" * 10_000, [small, None]), ("two\nlines", [None, wide])]
     path = write_table(tmp_path / "x.png", ["a", "b"], rows)
     with Image.open(path) as picture:
-        assert picture.size == (2 * (1024 + 8) + 8, 128 + 77 + 2 * 24 + 24)
+        assert picture.size == (2 * (1024 + 8) + 8, 128 + 77 + 2 * 28 + 28)
         assert picture.getpixel((8 + 10, 24 + 16 + 10)) == (0, 0, 0)
 
 

@@ -49,10 +49,10 @@ def test_the_global_batch_does_not_depend_on_the_split(ranks: int) -> None:
 def test_the_plan_is_the_same_on_every_machine() -> None:
     """Written down once: a run of an older version can still be replayed."""
     assert PLAN.slot(0, 0, 0) == SlotPlan(
-        route=1, row=0, noise_seed=6286049561542874439, query_index=10, drop=True
+        route=1, row=0, noise_seed=6286049561542874439, states=(10,), drop=True, offset=0.17509769010198017
     )
     assert PLAN.slot(123, 1, 5) == SlotPlan(
-        route=0, row=5, noise_seed=2592818527073745909, query_index=10, drop=False
+        route=0, row=5, noise_seed=2592818527073745909, states=(10,), drop=False, offset=0.5878705139811825
     )
 
 
@@ -64,7 +64,7 @@ def test_route_frequencies_follow_the_weights() -> None:
 
 def test_query_indices_follow_the_law() -> None:
     expected = np.array(PLAN.query.probabilities(16)) * len(SLOTS)
-    counts = np.bincount([slot.query_index for slot in SLOTS], minlength=16)
+    counts = np.bincount([slot.states[-1] for slot in SLOTS], minlength=16)
     kept = expected > 5
     assert chi_square(counts[kept], expected[kept]) < critical_value(int(kept.sum()) - 1)
     assert len(counts) == 16
@@ -92,7 +92,7 @@ def test_noise_seeds_never_repeat() -> None:
 
 
 def test_routes_and_queries_are_independent() -> None:
-    low = np.array([slot.query_index >= 11 for slot in SLOTS])
+    low = np.array([slot.states[-1] >= 11 for slot in SLOTS])
     route = np.array([slot.route == 2 for slot in SLOTS])
     assert abs(np.corrcoef(low, route)[0, 1]) < 4 / len(SLOTS) ** 0.5
 

@@ -101,12 +101,20 @@ class TinyFamily:
         models = (1 + len(teachers)) * numbers * self.dtype.itemsize
         return Footprint(models, elsewhere=0, encoders=0, trained=numbers)
 
+    def files(self, model: Teacher | StudentConfig, teachers: Sequence[Teacher] = ()) -> dict[str, Path]:
+        name = model.checkpoint if isinstance(model, Teacher) else str(model.init)
+        if name is None or name.isdecimal() or name in ("base", "nan"):
+            return {}
+        return {"net": Path(name)}
+
     def encode(self, examples: Sequence[Example]) -> TinyCondition:
         numbers = torch.tensor([[float(example.prompt) + 1.0] for example in examples])
         return TinyCondition(torch.sin(numbers * torch.arange(1.0, 5.0)))
 
-    def prepare(self, data: Sequence[Examples], folder: Path) -> list[EncodedWhenAsked]:
-        return [EncodedWhenAsked(self, examples, SHAPE) for examples in data]
+    def prepare(
+        self, data: Sequence[Examples], folder: Path, *, targets: bool = False, masks: bool = False
+    ) -> list[EncodedWhenAsked]:
+        return [EncodedWhenAsked(self, examples, SHAPE, self._latent) for examples in data]
 
     def guided(self, field: VelocityField, scale: float) -> VelocityField:
         return field if scale == 1.0 else GuidedField(field, scale)
@@ -131,6 +139,12 @@ class TinyFamily:
 
     def decode(self, sample: Tensor) -> Tensor:
         return (sample.clamp(-1, 1) * 127.5 + 127.5).to(torch.uint8)
+
+    def release_encoders(self) -> None:
+        pass
+
+    def _latent(self, image: Tensor) -> Tensor:
+        return image.float() / 127.5 - 1
 
     def _net(self, checkpoint: str | None) -> TinyNet:
         if checkpoint is not None and not checkpoint.isdecimal():

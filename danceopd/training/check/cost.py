@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,14 +12,17 @@ import torch
 from torch import Tensor
 
 from danceopd.flow import Condition, VelocityField, route_probabilities
+from danceopd.methods import Soft
 from danceopd.training.batch import PlannedBatch
 from danceopd.training.check.memory import memory_of, peak_bytes
 from danceopd.training.check.probe import Probe
 from danceopd.training.check.report import Estimate
 from danceopd.training.config import Route, TrainConfig
+from danceopd.training.plan import Plan
 from danceopd.training.trainer import DanceOPDTrainer
 
 _BACKWARD = 2.0  # in forwards: one for the inputs' gradients, one for the weights'
+_PLANNED = 100  # updates whose plans are looked at
 _ENOUGH = 0.02  # seconds over which a forward is measured
 
 
@@ -36,14 +41,33 @@ class ForwardsPerSample:
     teacher: int
 
 
-def forwards_per_sample(config: TrainConfig, teacher_guidance: float) -> ForwardsPerSample:
-    """The mean of the run's query law, and one forward each of student and teacher."""
+def forwards_per_sample(
+    config: TrainConfig, plan: Plan, teacher_guidance: Sequence[float]
+) -> ForwardsPerSample:
+    """The mean way to the last queried state, and one forward of student and teachers at each of them.
+
+    Args:
+        config: of the run.
+        plan: of the run.
+        teacher_guidance: guidance scales of the teachers that are asked at a state.
+    """
     student = 1 if config.student_guidance_scale == 1.0 else 2
+    teacher = sum(1 if scale == 1.0 else 2 for scale in teacher_guidance)
     return ForwardsPerSample(
-        rollout=config.query.law.expected_forwards(config.num_rollout_steps) * student,
-        student=student,
-        teacher=1 if teacher_guidance == 1.0 else 2,
+        rollout=_way(config, plan) * student,
+        student=student * plan.num_states,
+        teacher=teacher * plan.num_states,
     )
+
+
+def _way(config: TrainConfig, plan: Plan) -> float:
+    """Steps of a rollout to its last queried state, on average."""
+    if not config.method.rolls_out:
+        return 0.0
+    if plan.num_states == 1:
+        return plan.query.expected_forwards(plan.num_steps)
+    # The largest of several draws without repeats has no short formula.
+    return statistics.fmean(slot.states[-1] for step in range(_PLANNED) for slot in plan.step(step))
 
 
 def estimate_run(trainer: DanceOPDTrainer, routes: list[Route], probe: Probe) -> Estimate:
@@ -54,18 +78,19 @@ def estimate_run(trainer: DanceOPDTrainer, routes: list[Route], probe: Probe) ->
     forwards = backwards = seconds = 0.0
     activations = 0
     for route, share in enumerate(shares):
-        index = trainer.teacher_of_route[route]
+        asked = _asked_on(route, trainer)
         (batch,) = probe.batches(probe.slots(route)[:1], trainer.teacher_of_route)
-        count = forwards_per_sample(config, trainer.asked[index].guidance_scale)
-        student = _seconds(trainer.field, batch, config.batch_size)
-        teacher = _seconds(trainer.teachers[index], batch, config.batch_size)
+        count = forwards_per_sample(config, trainer.plan, [trainer.asked[i].guidance_scale for i in asked])
+        guided = 1 if config.student_guidance_scale == 1.0 else 2
+        # What is measured has guidance in it already.
+        student = _seconds(trainer.field, batch, config.batch_size) / guided
+        teacher = sum(_seconds(trainer.teachers[i], batch, config.batch_size) for i in asked)
         again = 1.0 if config.student.gradient_checkpointing else 0.0
-        # What was measured has guidance in it already.
-        passes = count.rollout / count.student + 1.0 + _BACKWARD + again
-        seconds += share * (passes * student + teacher)
+        passes = count.rollout + count.student * (1.0 + _BACKWARD + again)
+        seconds += share * (passes * student + trainer.plan.num_states * teacher)
         forwards += share * (count.rollout + count.student * (1.0 + again) + count.teacher)
         backwards += share * count.student
-        per_forward[trainer.route_names[route]] = student / count.student
+        per_forward[trainer.route_names[route]] = student
         activations = max(activations, _activations(trainer, batch))
     samples = config.samples_per_update
     return Estimate(
@@ -76,6 +101,16 @@ def estimate_run(trainer: DanceOPDTrainer, routes: list[Route], probe: Probe) ->
         seconds_per_update=samples * seconds,
         hours=samples * seconds * config.max_steps / 3600,
     )
+
+
+def _asked_on(route: int, trainer: DanceOPDTrainer) -> list[int]:
+    """Positions of the teachers that are asked about a state of a route's samples."""
+    if not trainer.method.needs_teachers:
+        return []
+    if isinstance(trainer.method, Soft):
+        return list(range(len(trainer.asked)))
+    others = [i for i, teacher in enumerate(trainer.asked) if teacher.name in trainer.method.other_teachers]
+    return [trainer.teacher_of_route[route], *others]
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from danceopd.training.check.fields import models_of
 from danceopd.training.check.report import Memory
 from danceopd.training.check.resources import free_memory
+from danceopd.training.optimizers import moment_bytes
 from danceopd.training.trainer import DanceOPDTrainer
 
 _FP32 = 4
@@ -56,7 +57,7 @@ def memory_of(trainer: DanceOPDTrainer, activations: int) -> Memory:
         student=counts["student"],
         masters=copies,
         gradients=numbers * _FP32,
-        optimizer=2 * numbers * _FP32,
+        optimizer=moment_bytes(masters.values(), trainer.config),
         ema=numbers * _FP32 if trainer.mean else 0,
         activations=activations,
         free=free_memory(device),

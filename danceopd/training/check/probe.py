@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from danceopd.data import RowContent, row_content
 from danceopd.families import Example, Examples, Family, Prepared, RowsOfShape
 from danceopd.training.batch import PlannedBatch, build_batches
 from danceopd.training.config import TrainConfig
@@ -27,6 +28,10 @@ class ChosenRows:
 
     def __getitem__(self, row: int, /) -> Example:
         return self.examples[self.positions[row]]
+
+    def content(self, row: int, /) -> RowContent:
+        """As of all rows, so that both find the same entries of a cache."""
+        return row_content(self.examples, self.positions[row])
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Probe:
         """A sample of each row of a route, queried at the first states of a rollout."""
         last = self.num_steps - 1
         return [
-            SlotPlan(route, row, (self.seed + row) % 2**63, query_index=min(row, last), drop=False)
+            SlotPlan(route, row, (self.seed + row) % 2**63, states=(min(row, last),), drop=False)
             for row in range(len(self.rows[route]))
         ]
 

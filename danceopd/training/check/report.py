@@ -216,7 +216,7 @@ class Memory:
         student: what is trained, in the model's precision.
         masters: fp32 copies of that, where the model is not fp32.
         gradients: fp32.
-        optimizer: AdamW's two moments, fp32.
+        optimizer: AdamW's two moments.
         ema: the running mean, fp32.
         activations: see above.
         free: on the device now, the models that are loaded already taken off.

@@ -25,8 +25,8 @@ def check_resources(footprint: Footprint, config: TrainConfig, device: torch.dev
         ConfigError: the disk of output_dir, or the device's memory, is certainly too small.
     """
     folder = Path(config.output_dir)
-    copies = 4 if config.ema_decay else 3  # weights, two moments, and the running mean
-    every = footprint.trained * copies * _FP32
+    moments = 2 * (1 if config.optimizer == "adamw8bit" else _FP32)
+    every = footprint.trained * (_FP32 + moments + (_FP32 if config.ema_decay else 0))
     kept = min(config.keep_checkpoints + 1, -(-config.max_steps // config.save_every))
     checkpoints = every * kept + footprint.trained * _FP32
     free = free_disk(folder)
@@ -38,7 +38,7 @@ def check_resources(footprint: Footprint, config: TrainConfig, device: torch.dev
             "keep_checkpoints, or name another folder."
         )
     masters = 1 if config_trains_copies(config) else 0
-    weights = footprint.weights + footprint.trained * _FP32 * (copies + masters)
+    weights = footprint.weights + every + footprint.trained * _FP32 * masters
     memory = free_memory(device)
     if weights > memory:
         raise ConfigError(

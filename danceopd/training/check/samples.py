@@ -30,9 +30,9 @@ def write_samples(trainer: DanceOPDTrainer, probe: Probe, folder: Path) -> Path:
     for route, rows in enumerate(probe.rows):
         (batch,) = probe.batches(probe.slots(route)[:1], trainer.teacher_of_route)
         example = rows[0]
-        teacher = trainer.teacher_of_route[route]
+        teacher = trainer.teachers[trainer.teacher_of_route[route]] if trainer.teachers else None
         cells: list[Tensor | None] = [example.sources[0] if example.sources else None]
-        for field in (base, trainer.teachers[teacher], trainer.field):
+        for field in (base, teacher, trainer.field):
             cells.append(None if field is None else _draw(trainer, field, batch))
         table.append((f"{trainer.route_names[route]}: {example.prompt}", cells))
     columns = ["source", "base", "teacher", "student's start"]

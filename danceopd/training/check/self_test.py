@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from danceopd.flow import VelocityField
-from danceopd.methods import update
+from danceopd.methods import DanceOPD, Limits
 from danceopd.settings import ConfigError
 from danceopd.training.check.behaviour import RouteProbe, behaviour_of
 from danceopd.training.check.fields import base_field, distance, first_velocity
@@ -91,15 +91,17 @@ def _routes_of(index: int, trainer: DanceOPDTrainer) -> list[int]:
 
 def _loss_of(index: int, trainer: DanceOPDTrainer, probe: Probe) -> float:
     slots = [slot for route in _routes_of(index, trainer) for slot in probe.slots(route)]
+    teachers = {teacher.name: field for teacher, field in zip(trainer.asked, trainer.teachers, strict=True)}
     losses = [
-        update(
+        DanceOPD()
+        .update(
             AsStudent(trainer.teachers[index]),
-            trainer.teachers,
+            teachers,
             part.batch,
             part.grid,
-            micro_batch_size=trainer.config.batch_size,
-            rollout_batch_size=trainer.config.rollout_batch_size,
-        ).loss
+            Limits(trainer.config.batch_size, trainer.config.rollout_batch_size),
+        )
+        .loss
         for part in probe.batches(slots, trainer.teacher_of_route)
     ]
     return float(torch.cat(losses).max())
