@@ -138,6 +138,14 @@ def test_laws_hold_for_untrained_fields_too(
     assert "\n" not in str(caught.value)
 
 
+def test_without_teachers_the_students_start_is_tried(tmp_path: Path) -> None:
+    teachers = [Teacher("local", checkpoint="local"), Teacher("t2i")]
+    config = run_config(tmp_path, "shapesworld", teachers, method="sft", student=StudentConfig(init="edit"))
+    report = check_run(config, family=ShapesWorldFamily()).report
+    assert report.self_test.losses == {} and list(report.self_test.fields) == ["student"]
+    assert report.warnings == [] and "student holds 1 of pure noise" in report.self_test.line()
+
+
 def test_guidance_counts_its_scale_from_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def guided(self: TinyFamily, field: Any, scale: float) -> Any:
         # What a pipeline that counts from 0 means by the same number.

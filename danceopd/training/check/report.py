@@ -138,25 +138,25 @@ class Behaviour:
     prompt: float | None
     source: float | None
 
-    def warnings(self, name: str) -> list[str]:
-        """What no trained field of right conventions does, in sentences."""
+    def warnings(self, who: str) -> list[str]:
+        """What no trained field of right conventions does, in sentences about `who`."""
         found = []
         sigma, miss = max(self.misses.items(), key=lambda entry: entry[1])
         blame = "the family has a wrong sign or time scale, or the weights are untrained."
         if not 0.5 < self.noise_share < 1.5:
             found.append(
-                f"teacher '{name}' does not see noise as noise: its velocity there holds "
+                f"{who} does not see noise as noise: its velocity there holds "
                 f"{self.noise_share:.2g} of it, that of a trained field about 1; {blame}"
             )
         elif miss >= 1.0:
             found.append(
-                f"teacher '{name}' does not know its own samples: noised to sigma {sigma:g} their velocity "
+                f"{who} does not know its own samples: noised to sigma {sigma:g} their velocity "
                 f"is missed by {percent_text(miss)} of its length; {blame}"
             )
         for what, change in (("sigma", self.time), ("prompts", self.prompt), ("sources", self.source)):
             if change == 0.0:
                 found.append(
-                    f"teacher '{name}' does not listen to its {what}: the velocity stays the same to the "
+                    f"{who} does not listen to its {what}: the velocity stays the same to the "
                     "last bit; look at what the family hands to the model, unless that is meant."
                 )
         return found
@@ -170,7 +170,7 @@ class SelfTest:
         losses: by teacher, of a student that is this teacher, through the update of the run: 0 exactly.
         start: whether the student's velocity is the base's, bit for bit; None for one that starts elsewhere,
             or where the base is not in memory.
-        fields: by teacher, what its field does.
+        fields: by teacher, what its field does; where no teacher is asked, that of the student's start.
     """
 
     losses: dict[str, float]
@@ -179,7 +179,9 @@ class SelfTest:
 
     def line(self) -> str:
         """For people."""
-        told = [f"a student that is its teacher has loss 0 ({', '.join(self.losses)})"]
+        told = []
+        if self.losses:
+            told.append(f"a student that is its teacher has loss 0 ({', '.join(self.losses)})")
         if self.start is not None:
             told.append("the student starts as the base")
         told.append(
@@ -198,7 +200,10 @@ class SelfTest:
 
     def warnings(self) -> list[str]:
         """Of all fields."""
-        return [warning for name, field in self.fields.items() for warning in field.warnings(name)]
+        found = []
+        for name, field in self.fields.items():
+            found += field.warnings(f"teacher '{name}'" if self.losses else "the student's start")
+        return found
 
 
 @dataclass(frozen=True)

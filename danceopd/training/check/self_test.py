@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -51,36 +52,41 @@ def run_self_test(trainer: DanceOPDTrainer, probe: Probe) -> SelfTest:
                 "change between calls."
             )
     start = _starts_as_base(trainer, probe)
-    fields = {
-        teacher.name: _behaviour_of(index, trainer, probe) for index, teacher in enumerate(trainer.asked)
-    }
+    fields = {}
+    for index, teacher in enumerate(trainer.asked):
+        plain = trainer.family.teacher(dataclasses.replace(teacher, guidance_scale=1.0))
+        routes = _routes_of(index, trainer)
+        fields[teacher.name] = _behaviour_of(f"teacher '{teacher.name}'", plain, routes, trainer, probe)
+    if not trainer.asked:
+        routes = list(range(len(probe.rows)))
+        fields["student"] = _behaviour_of("the student", trainer.student.field, routes, trainer, probe)
     return SelfTest(losses, start, fields)
 
 
-def _behaviour_of(index: int, trainer: DanceOPDTrainer, probe: Probe) -> Behaviour:
-    teacher = trainer.asked[index]
-    plain = trainer.family.teacher(dataclasses.replace(teacher, guidance_scale=1.0))
-    routes = [
+def _behaviour_of(
+    who: str, field: VelocityField, routes: Sequence[int], trainer: DanceOPDTrainer, probe: Probe
+) -> Behaviour:
+    tried = [
         RouteProbe(batch, probe.rows[route])
-        for route in _routes_of(index, trainer)
+        for route in routes
         for batch in probe.batches(probe.slots(route), trainer.teacher_of_route)
     ]
-    found = behaviour_of(trainer.family, plain, routes, probe.seed)
+    found = behaviour_of(trainer.family, field, tried, probe.seed)
     rounding = _ROUNDING[next(trainer.student.module.parameters()).dtype]
     if not all(map(math.isfinite, (found.noise_share, *found.misses.values()))):
         raise ConfigError(
-            f"teacher '{teacher.name}' returns velocities that are not finite on its way to an image: "
+            f"{who} returns velocities that are not finite on its way to an image: "
             "restore its weights, or use dtype bfloat16 or float32 as it was trained."
         )
     if not found.alone <= rounding:
         raise ConfigError(
-            f"teacher '{teacher.name}' answers two rows otherwise than each alone (by {found.alone:.2g}, and "
+            f"{who} answers two rows otherwise than each alone (by {found.alone:.2g}, and "
             f"{rounding:g} is rounding): the family must give each row its own prompt, source and sigma."
         )
     if found.guidance is not None and not found.guidance <= rounding:
         raise ConfigError(
-            f"guidance at scale 1 is {found.guidance:.2g} (relative) away from the velocity of teacher "
-            f"'{teacher.name}' without guidance: the family must count its scale so that 1 is none."
+            f"guidance at scale 1 is {found.guidance:.2g} (relative) away from the velocity of {who} "
+            "without guidance: the family must count its scale so that 1 is none."
         )
     return found
 
