@@ -69,10 +69,11 @@ def told(result: Result, *words: str, code: int = 2) -> None:
     """The result is one sentence on stderr with these words, and nothing on stdout."""
     assert result.exit_code == code, result.output
     assert result.stdout == ""
-    assert result.stderr.startswith("danceopd: ") and result.stderr.count("\n") == 1, result.stderr
-    assert "Traceback" not in result.stderr
+    # The tiny family's experts are random, which a check warns of before it comes to the mistake.
+    (sentence,) = [line for line in result.stderr.splitlines() if "weights are untrained" not in line]
+    assert sentence.startswith("danceopd: ") and "Traceback" not in sentence
     for word in words:
-        assert word in result.stderr
+        assert word in sentence
 
 
 def test_train_then_sample(config: Path, tmp_path: Path) -> None:
@@ -159,7 +160,8 @@ def test_a_mistake_in_the_config_is_one_sentence(
 
 def test_check_tells_its_steps_and_draws_samples(config: Path, tmp_path: Path) -> None:
     result = run("check", config)
-    assert result.exit_code == 0 and result.stderr == ""
+    assert result.exit_code == 0
+    assert all(line.endswith("the weights are untrained.") for line in result.stderr.splitlines())
     lines = [line.split() for line in result.stdout.splitlines()]
     assert [tick for tick, *_ in lines] == ["✓"] * 7
     steps = ["config", "data", "resources", "teachers", "self-test", "estimate", "samples"]
@@ -173,7 +175,8 @@ def test_check_without_samples_writes_nothing(config: Path, tmp_path: Path) -> N
     result = run("check", config, "--no-samples", "--json")
     report = json.loads(result.stdout)
     assert report["samples"] is None and report["estimate"]["memory"]["total"] > 0
-    assert report["self_test"] == {"losses": {"one": 0.0}, "start": True}
+    assert report["self_test"]["losses"] == {"one": 0.0} and report["self_test"]["start"] is True
+    assert set(report["self_test"]["fields"]["one"]["misses"]) == {"0.9", "0.5", "0.1"}
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
     told(run("check", config, "--no-samples", "--out", tmp_path), "--no-samples draws none")
     told(run("check", config, "--out", "/proc/none"), "--out '/proc/none' cannot be written")
