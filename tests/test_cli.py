@@ -365,7 +365,7 @@ def test_info_fails_with_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "kernel 'guide' is wrong on cpu in float32" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["info", "demo", "train", "check", "sample", "eval"])
+@pytest.mark.parametrize("command", ["info", "demo", "check", "sample", "eval", "report"])
 def test_help_needs_no_torch(command: str) -> None:
     code = (
         "import sys\nfrom danceopd.cli import app\n"

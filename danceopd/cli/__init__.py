@@ -14,6 +14,7 @@ import typer
 
 from danceopd.cli import check, demo, evaluate, export, info, sample, train
 from danceopd.cli.errors import OneSentenceErrors
+from danceopd.cli.settings_help import WithSettings
 
 __all__ = ["app", "main"]
 
@@ -39,7 +40,7 @@ def _danceopd(
 # In the order of the help.
 app.command()(info.info)
 app.command()(demo.demo)
-app.command()(train.train)
+app.command(cls=WithSettings)(train.train)
 app.command()(check.check)
 app.command()(sample.sample)
 app.command("eval")(evaluate.evaluate)
