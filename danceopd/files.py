@@ -1,7 +1,8 @@
-"""Files that are whole, or as they were before."""
+"""Files that are whole, or as they were before, and that are known by their content."""
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -76,3 +77,16 @@ def _replacing(path: Path) -> Iterator[Path]:
         raise OSError(f"cannot write '{path}': {reason}; free space or choose another folder.") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of all bytes of a file, 64 hexadecimal digits; lets other threads run meanwhile.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -124,7 +124,7 @@ def test_a_stopped_training_says_so(config: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(TinyFamily, "teacher", interrupted)
     result = run("train", config, "--no-check")
     assert result.exit_code == 128 + signal.SIGTERM
-    assert "Stopped after 2 of 4 updates; the same command continues." in result.stderr
+    assert f"Stopped after 2 of 4 updates; to go on: danceopd train {config} --no-check" in result.stderr
     monkeypatch.undo()
 
 
@@ -209,6 +209,7 @@ def test_debug_shows_where_an_error_comes_from(config: Path) -> None:
             "the package 'diffusers' is not installed: pip install",
         ),
         (torch.OutOfMemoryError("CUDA"), "out of memory: lower batch_size"),
+        (danceopd.training.OutOfMemoryError("out of memory: batch_size=2"), "out of memory: batch_size=2"),
         (PermissionError(13, "Permission denied", "runs/x"), "'runs/x': Permission denied."),
         (ValueError("several\n  lines"), "several lines"),
     ],
@@ -220,7 +221,7 @@ def test_what_goes_wrong_below_is_one_sentence_too(
         raise error
 
     monkeypatch.setattr(TinyFamily, "data", fail)
-    told(run("train", config), words, code=1 if isinstance(error, RuntimeError) else 2)
+    told(run("train", config), words, code=1 if isinstance(error, (RuntimeError, MemoryError)) else 2)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), ImportError("bug", name="danceopd.flow")])

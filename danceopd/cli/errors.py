@@ -34,7 +34,7 @@ def _fail(error: Exception) -> NoReturn:
         text = f"{where}{error.strerror}."
     elif isinstance(error, ModuleNotFoundError) and error.name:
         text = f"the package '{error.name}' is not installed: pip install {error.name}."
-    elif isinstance(error, (RuntimeError, MemoryError)):
+    elif isinstance(error, (RuntimeError, MemoryError)) and not type(error).__module__.startswith("danceopd"):
         text = "out of memory: lower batch_size (raise gradient_accumulation_steps) or rollout_batch_size."
     else:
         text = " ".join(str(error).split()) or type(error).__name__

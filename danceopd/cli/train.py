@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -50,8 +51,9 @@ def train(
         trainer = DanceOPDTrainer(family=family, teachers=run.teachers, routes=run.routes, config=run)
     result = trainer.train(resume=resume_from or resume)
     if result.stopped_by is not None:
-        typer.echo(
-            f"Stopped after {result.step} of {run.max_steps} updates; the same command continues.", err=True
+        again = shlex.join(
+            ["danceopd", "train", str(config), *(overrides or []), *([] if check else ["--no-check"])]
         )
+        typer.echo(f"Stopped after {result.step} of {run.max_steps} updates; to go on: {again}", err=True)
         raise typer.Exit(128 + result.stopped_by)
     typer.echo(f"{result.step} updates done; the student is in {result.exported}", err=True)

@@ -7,7 +7,7 @@ from danceopd.data.cache import TensorCache
 from danceopd.data.check import check_rows, check_targets
 from danceopd.data.content import ImageContent, RowContent, row_content, rows_fingerprint
 from danceopd.data.errors import DataError
-from danceopd.data.keys import content_key, weights_fingerprint
+from danceopd.data.keys import content_key, weight_files, weights_fingerprint
 from danceopd.data.rows import Rows, load_rows
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "nearest_bucket",
     "row_content",
     "rows_fingerprint",
+    "weight_files",
     "weights_fingerprint",
 ]

@@ -60,7 +60,7 @@ def weights_fingerprint(path: str | Path) -> str:
         return content_key("weights", [_of_file(path, in_full=False)])
     if not path.is_dir():
         raise DataError(f"weights '{path}' are not there: give a file or a folder that is.")
-    files = {str(file.relative_to(path)): file for file in _files_below(path)}
+    files = weight_files(path)
     if not files:
         kinds = ", ".join((*_WEIGHTS, *_CONFIGS))
         raise DataError(f"'{path}' holds no weights and no configs ({kinds}): give a folder that does.")
@@ -68,6 +68,14 @@ def weights_fingerprint(path: str | Path) -> str:
         "weights",
         {name: _of_file(file, in_full=file.suffix.lower() in _CONFIGS) for name, file in files.items()},
     )
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """The weights, configs and tokenizers below ``folder`` by their paths from there; links are followed.
+
+    Hidden files, readmes, licences and files of other kinds do not count. None where there is no such folder.
+    """
+    return {file.relative_to(folder).as_posix(): file for file in sorted(_files_below(folder))}
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -203,6 +203,16 @@ class Family(Protocol):
         """What a run would take, from configs and the sizes of files alone."""
         ...
 
+    def files(self, model: Teacher | StudentConfig, teachers: Sequence[Teacher] = ()) -> Mapping[str, Path]:
+        """The files that a teacher, or a student at its start, is read from, those of the base included.
+
+        What a student is conditioned on counts as its own. The keys are names that stay when the files move.
+
+        Raises:
+            ValueError: one of them is not there.
+        """
+        ...
+
     def encode(self, examples: Sequence[Example]) -> Condition:
         """Prompts and sources as the model's condition, on `device`."""
         ...

@@ -25,6 +25,7 @@ from torch import Tensor
 from danceopd.families.checkpoint import is_repository
 from danceopd.families.lora import Factors, Lora
 
+ADAPTER_CONFIG: Final = "adapter_config.json"
 _FILES: Final = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _NO_PLAIN_LORA: Final = ("dora_scale", "lora_magnitude_vector", "lokr_", "hada_", "oft_", "lora_embedding")
 _PREFIXES: Final = (
@@ -56,9 +57,9 @@ def read_lora(
         ValueError: the file is not there, not whole safetensors, or holds anything but LoRA factors of the
             transformer; the message lists it.
     """
-    path = _find(path_or_repo, weight_name)
+    path = find_lora(path_or_repo, weight_name)
     tensors, metadata = _read(path)
-    config = path.with_name("adapter_config.json")
+    config = path.with_name(ADAPTER_CONFIG)
     about = _read_config(config) if config.is_file() else _about(metadata, path)
     raw = _pairs(tensors, about, path)
     names = _layer_names(raw, layers)
@@ -216,7 +217,12 @@ def _energy(part: Factors) -> float:
     return part.scale**2 * float(((a @ a.T) * (b.T @ b)).sum())
 
 
-def _find(path_or_repo: str, weight_name: str | None) -> Path:
+def find_lora(path_or_repo: str, weight_name: str | None = None) -> Path:
+    """The safetensors file of an adapter, for what `read_lora` takes; ADAPTER_CONFIG may lie beside it.
+
+    Raises:
+        ValueError: it is not there, or one of several.
+    """
     path = Path(path_or_repo)
     if not path.exists():
         if not is_repository(path_or_repo) or path.suffix:
@@ -253,7 +259,7 @@ def _download(repo: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=["*.safetensors", "adapter_config.json"]))
+        return Path(snapshot_download(repo, allow_patterns=["*.safetensors", ADAPTER_CONFIG]))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise ValueError(f"the LoRA '{repo}' is no path here and cannot be fetched ({reason}).") from None

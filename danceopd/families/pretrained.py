@@ -27,8 +27,15 @@ from danceopd.families.encoded import EncodedRows
 from danceopd.families.encoding import Encoder
 from danceopd.families.lora import Lora, choose_layers, is_factor, linear_layers, load_adapter, rest_on
 from danceopd.families.lora_files import read_lora
+from danceopd.families.model_files import files_of
 from danceopd.families.placement import OffloadedField, hold_in_int8, hold_pinned
-from danceopd.families.students import Start, find_start, full_student, lora_student, other_transformer
+from danceopd.families.students import (
+    Start,
+    find_start,
+    full_student,
+    lora_student,
+    other_transformer,
+)
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 
 STUDENT = "student"
@@ -336,6 +343,10 @@ class PretrainedFamily:
             encoders=self.checkpoint.encoder_bytes(),
             trained=trained,
         )
+
+    def files(self, model: Teacher | StudentConfig, teachers: Sequence[Teacher] = ()) -> dict[str, Path]:
+        """The files that a teacher or a student is read from, see `danceopd.families.Family.files`."""
+        return files_of(self.checkpoint, model, teachers)
 
     @property
     def base(self) -> nn.Module:

@@ -224,20 +224,12 @@ def other_transformer(checkpoint: Checkpoint, path: str, dtype: torch.dtype) -> 
     Raises:
         ValueError: nothing is there, or it is of another architecture; the message names the difference.
     """
-    place = Path(path)
-    if is_repository(path) and not place.exists():
-        place = Checkpoint(path).folder
-    folder = _transformer_folder(place)
-    if folder is not None:
-        _check_same_class(checkpoint, folder, path)
-        model = checkpoint.transformer(dtype, folder)
+    place = find_transformer(path)
+    if place.is_dir():
+        _check_same_class(checkpoint, place, path)
+        model = checkpoint.transformer(dtype, place)
         _check_same_architecture(checkpoint, model, path)
         return model
-    if place.suffix != ".safetensors" or not place.is_file():
-        raise ValueError(
-            f"the checkpoint '{path}' is not there: give a diffusers folder, or a .safetensors file of the "
-            "transformer."
-        )
     try:
         weights = load_file(place)
     except (SafetensorError, OSError) as error:
@@ -256,6 +248,24 @@ def other_transformer(checkpoint: Checkpoint, path: str, dtype: torch.dtype) -> 
         )
     model.load_state_dict(weights)
     return model
+
+
+def find_transformer(path: str) -> Path:
+    """The folder or the safetensors file of full weights, for what `other_transformer` takes as a path.
+
+    Raises:
+        ValueError: nothing is there.
+    """
+    place = Path(path)
+    if is_repository(path) and not place.exists():
+        place = Checkpoint(path).folder
+    folder = _transformer_folder(place)
+    if folder is None and (place.suffix != ".safetensors" or not place.is_file()):
+        raise ValueError(
+            f"the checkpoint '{path}' is not there: give a diffusers folder, or a .safetensors file of the "
+            "transformer."
+        )
+    return folder or place
 
 
 def _transformer_folder(path: Path) -> Path | None:

@@ -13,7 +13,7 @@ from danceopd.settings import settings
 
 @settings
 class OffPolicy:
-    """``|| v_student(x_sigma) - v_m(x_sigma) ||^2`` at the data's ``x_sigma = (1 - sigma) x0 + sigma eps``."""
+    """``|| v_student(x) - v_m(x) ||^2`` at noised data, ``x = (1 - sigma) x0 + sigma eps``."""
 
     name: ClassVar[str] = "offpolicy"
     needs_teachers: ClassVar[bool] = True

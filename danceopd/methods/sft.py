@@ -15,7 +15,7 @@ from danceopd.settings import settings
 
 @settings
 class SFT:
-    """``|| v_student(x_sigma) - (eps - x0) ||^2`` at ``x_sigma = (1 - sigma) x0 + sigma eps``.
+    """``|| v_student(x) - (eps - x0) ||^2`` at noised data, ``x = (1 - sigma) x0 + sigma eps``.
 
     Noise levels are spread between the levels of the grid, so that they have the family's shift.
     """

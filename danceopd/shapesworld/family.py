@@ -141,6 +141,20 @@ class ShapesWorldFamily:
             trained = student.rank * sum(layer.in_features + layer.out_features for layer in layers)
         return Footprint(numbers * models * self.dtype.itemsize, elsewhere=0, encoders=0, trained=trained)
 
+    def files(self, model: Teacher | StudentConfig, teachers: Sequence[Teacher] = ()) -> dict[str, Path]:
+        """The weights files of a teacher or of a student's start, see `danceopd.families.Family.files`.
+
+        Raises:
+            ValueError: as `field`.
+        """
+        if isinstance(model, Teacher):
+            found = _files("weights", model.checkpoint or "base")
+            return found if model.lora is None else found | {"lora": find_weights(model.lora)}
+        found = _files("base", "base")
+        for number, name in enumerate([model.init] if isinstance(model.init, str) else model.init):
+            found |= _files(f"start {number}", name)
+        return found
+
     def encode(self, examples: Sequence[Example]) -> ShapesCondition:
         """Words and sources of a batch, on the family's device.
 
@@ -316,6 +330,18 @@ def _full_weights(weights: Weights, model: nn.Module) -> dict[str, Tensor]:
     for lora in loras:
         full = merge_lora(full, read_lora(lora, model))
     return full
+
+
+def _files(role: str, name: str) -> dict[str, Path]:
+    """The file behind a name, and of a LoRA those that it belongs on."""
+    weights = read_weights(name)
+    found = {role: weights.path}
+    while weights.is_lora:
+        weights = read_weights(_base_of(weights))
+        if weights.path in found.values():
+            break  # it says so itself that it lies on itself, and is refused where it is loaded
+        found[f"{role}, {len(found)} beneath"] = weights.path
+    return found
 
 
 def _shape(tensor: Tensor | None) -> torch.Size | None:

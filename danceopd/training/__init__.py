@@ -7,7 +7,7 @@ from danceopd.training.check import CheckedRun, CheckReport, check_run
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from danceopd.training.config import QuerySettings, Route, RunConfig, TrainConfig, ValidationSettings
 from danceopd.training.config_file import load_run_config, write_config
-from danceopd.training.errors import CheckpointError, DivergedError
+from danceopd.training.errors import CheckpointError, DamagedCheckpointError, DivergedError, OutOfMemoryError
 from danceopd.training.loading import LoadedStudent, load_student
 from danceopd.training.metrics import read_metrics
 from danceopd.training.plan import Plan, SlotPlan
@@ -22,9 +22,11 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ConfigError",
+    "DamagedCheckpointError",
     "DanceOPDTrainer",
     "DivergedError",
     "LoadedStudent",
+    "OutOfMemoryError",
     "Plan",
     "QuerySettings",
     "Route",

@@ -6,13 +6,13 @@ process killed at any moment leaves at most the hidden folder, which the next ru
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from danceopd.training.errors import CheckpointError
+from danceopd.files import sha256_of
+from danceopd.training.errors import CheckpointError, DamagedCheckpointError
 
 FORMAT = 1
+_OWN = "sha256_of_the_rest"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -36,6 +38,8 @@ class Checkpoint:
         optimizer: AdamW's tensors, ``<parameter>.<exp_avg | exp_avg_sq | step>``.
         ema: fp32 running mean of the weights, None when the run keeps none.
         run: the run's settings as `danceopd.training.config.as_mapping` gives them, and its rows per route.
+        made_of: contents and versions, see `danceopd.training.provenance`; empty in checkpoints from before
+            they were kept.
     """
 
     step: int
@@ -43,6 +47,7 @@ class Checkpoint:
     optimizer: Mapping[str, Tensor]
     ema: Mapping[str, Tensor] | None
     run: Mapping[str, Any]
+    made_of: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -66,9 +71,16 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
                 save_file(
                     {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path
                 )
-                digests[path.name] = _digest(path)
+                digests[path.name] = sha256_of(path)
                 _flush(path)
-        state = {"format": FORMAT, "step": checkpoint.step, "sha256": digests, "run": checkpoint.run}
+        state = {
+            "format": FORMAT,
+            "step": checkpoint.step,
+            "sha256": digests,
+            "run": checkpoint.run,
+            "made_of": checkpoint.made_of,
+        }
+        state[_OWN] = _digest_of(state)
         (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
         _flush(partial / "state.json")
         _flush(partial)
@@ -87,24 +99,48 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read the checkpoint folder ``path``, on the CPU.
 
     Raises:
-        CheckpointError: if it is missing or damaged; the message names the file and the cure.
+        DamagedCheckpointError: if a file of it is missing or not what was written; the message names it.
+        CheckpointError: if it is no checkpoint, may not be read, or was written by a newer danceopd.
     """
     path = Path(path)
-    if not (path / "state.json").is_file():
+    file = path / "state.json"
+    try:
+        state = _read_state(file)
+    except PermissionError as error:
+        raise _closed(error) from None
+    except OSError as error:
+        if _NAME.fullmatch(path.name) and path.is_dir():
+            raise DamagedCheckpointError(file, error.strerror or str(error)) from None
         raise CheckpointError(
             f"'{path}' is no checkpoint: it holds no state.json; name a folder such as step-00000300."
-        )
-    state = _read_state(path / "state.json")
+        ) from None
     parts = {}
     for name, digest in state["sha256"].items():
         file = path / name
         try:
-            if _digest(file) != digest:
-                raise _damaged(file, "its content has changed since it was written")
+            if sha256_of(file) != digest:
+                raise DamagedCheckpointError(file, "its content has changed since it was written")
             parts[file.stem] = load_file(file)
+        except PermissionError as error:
+            raise _closed(error) from None
         except (OSError, SafetensorError) as error:
-            raise _damaged(file, getattr(error, "strerror", None) or str(error)) from None
-    return Checkpoint(state["step"], parts["student"], parts["optimizer"], parts.get("ema"), state["run"])
+            raise DamagedCheckpointError(file, getattr(error, "strerror", None) or str(error)) from None
+    return Checkpoint(
+        state["step"],
+        parts["student"],
+        parts["optimizer"],
+        parts.get("ema"),
+        state["run"],
+        state.get("made_of", {}),
+    )
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint so that it counts no more, and return where it lies now."""
+    place = path.with_name(f"damaged-{path.name}")
+    while place.exists():
+        place = place.with_name(f"{place.name}-again")
+    return path.rename(place)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -125,32 +161,37 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = json.loads(content)
+        # Checkpoints from before the file told its own digest are taken as they are.
+        if ("made_of" in state or _OWN in state) and state.pop(_OWN, None) != _digest_of(state):
+            raise ValueError("its content has changed since it was written")
+        newer = isinstance(state["format"], int) and state["format"] > FORMAT
         whole = {"student.safetensors", "optimizer.safetensors"} <= set(state["sha256"])
-        if state["format"] != FORMAT or not whole or state["step"] != int(path.parent.name.partition("-")[2]):
+        fits = state["format"] == FORMAT and state["step"] == int(path.parent.name.partition("-")[2])
+        if not newer and not (whole and fits):
             raise ValueError("it does not fit its folder or this version of danceopd")
         if not isinstance(state["run"], dict):
             raise ValueError("it holds no settings of the run")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, str(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedCheckpointError(path, str(error)) from None
+    if newer:
+        raise CheckpointError(
+            f"checkpoint '{path.parent}' was written by a newer danceopd (format {state['format']}): install "
+            "that one."
+        )
     return dict(state)
 
 
-def _damaged(file: Path, why: str) -> CheckpointError:
-    reason = " ".join(why.split()).rstrip(".")
+def _digest_of(state: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _closed(error: PermissionError) -> CheckpointError:
     return CheckpointError(
-        f"checkpoint file '{file}' is damaged ({reason}): delete the folder '{file.parent}' to go on from "
-        "the checkpoint before it."
+        f"checkpoint file '{error.filename}' may not be read ({error.strerror}): change its permissions."
     )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -85,8 +85,8 @@ class QuerySettings:
     )
     over: Literal["index", "sigma"] = Field(
         default="index",
-        description="What u is a share of: the rollout's steps, or the way from noise to clean in sigma, which "
-        "prefers the same noise levels whatever the number of steps and the shift.",
+        description="What u is a share of: the rollout's steps, or the way in sigma from noise to clean, "
+        "which prefers the same noise levels whatever the number of steps and the shift.",
     )
     stratified: Flag = Field(
         default=False, description="Spread the queries of each update evenly over their law."
@@ -207,8 +207,8 @@ class TrainConfig:
     )
     query: Query | None = Field(
         default=None,
-        description="Law of the queried state: low (the paper's), middle, high or uniform, or its numbers; the "
-        "method's own when not given.",
+        description="Law of the queried state: low (the paper's), middle, high or uniform, or its numbers; "
+        "the method's own when not given.",
     )
     student_guidance_scale: Number = Field(
         default=1.0,
@@ -304,22 +304,26 @@ class TrainConfig:
         states = method.num_states(self.num_rollout_steps)
         if states > self.num_rollout_steps:
             raise ValueError(
-                f"method.states={states} is more than the num_rollout_steps={self.num_rollout_steps}: lower it."
+                f"method.states={states} is more than num_rollout_steps={self.num_rollout_steps}: lower it."
             )
         if states > 1 and self.query is not None and (self.query.stratified or self.query.index is not None):
             key = "stratified" if self.query.stratified else "index"
-            raise ValueError(f"query.{key} needs one state per rollout, but method.states={states}: drop one.")
+            raise ValueError(
+                f"query.{key} needs one state per rollout, but method.states={states}: drop one."
+            )
         if self.samples_per_update % method.group_size:
             raise ValueError(
                 f"method {name} needs whole groups of group_size={method.group_size}, but an update has "
-                f"{self.samples_per_update} samples: make batch_size * gradient_accumulation_steps a multiple."
+                f"{self.samples_per_update} samples: make batch_size * gradient_accumulation_steps such."
             )
         if self.rollout_solver != "euler" and (not method.rolls_out or name == "flowopd"):
             raise ValueError(
                 f"rollout_solver={self.rollout_solver!r} is of no use to method {name}: drop it."
             )
         if self.unedited_weight is not None and name == "flowopd":
-            raise ValueError("unedited_weight is of no use to method flowopd, whose reward is whole: drop it.")
+            raise ValueError(
+                "unedited_weight is of no use to method flowopd, whose reward is whole: drop it."
+            )
         return self
 
     @model_validator(mode="after")
@@ -359,7 +363,7 @@ class RunConfig(TrainConfig):
 
 
 def check_routes(teachers: Sequence[Teacher], routes: Sequence[Route], method: Method) -> None:
-    """Raise ConfigError unless there are routes, and the teachers that they and the method ask, named once."""
+    """Raise ConfigError unless there are routes, and the teachers that are asked, named once each."""
     if not routes:
         raise ConfigError("routes is empty: name at least one route, a teacher and its data.")
     if not method.needs_teachers:

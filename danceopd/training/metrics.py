@@ -63,7 +63,10 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
-        self._file = path.open("a+b")
+        self._path = path
+        self._unwritten = b""
+        # Without a buffer of its own: what is written is in the file, and to close it writes nothing.
+        self._file = path.open("a+b", buffering=0)
         self._file.seek(0)
         self._file.truncate(_end_of(self._file.read(), last_step))
 
@@ -76,13 +79,42 @@ class MetricsFile:
         self._file.close()
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write one line; it is visible to readers at once."""
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        """Write one line; it is visible to readers at once.
+
+        Raises:
+            OSError: there is no room for it; nothing of it is in the file, and `sync` tries again.
+        """
+        self._unwritten += json.dumps(line, allow_nan=False).encode() + b"\n"
+        self._write()
 
     def sync(self) -> None:
-        """Wait until all lines are on the disk: a checkpoint must never be ahead of its metrics."""
-        os.fsync(self._file.fileno())
+        """Wait until all lines are on the disk: a checkpoint is not to be ahead of its metrics.
+
+        Raises:
+            OSError: the disk has no room for them.
+        """
+        self._write()
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._full(error) from error
+
+    def _write(self) -> None:
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(self._unwritten):
+                written += os.write(self._file.fileno(), self._unwritten[written:])
+        except OSError as error:
+            self._file.truncate(end)
+            raise self._full(error) from error
+        self._unwritten = b""
+
+    def _full(self, error: OSError) -> OSError:
+        return OSError(
+            f"cannot write '{self._path}': {error.strerror or error}; make room and start the same training "
+            "again."
+        )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

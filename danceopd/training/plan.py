@@ -96,8 +96,8 @@ class Plan:
             raise ValueError(f"drop_probability must lie in 0 .. 1, got {self.drop_probability}; 0 is never.")
         if self.slots_per_rank < 1 or self.num_ranks < 1:
             raise ValueError(
-                f"slots_per_rank must be at least 1, but got {self.slots_per_rank} on {self.num_ranks} ranks; "
-                "raise it."
+                f"slots_per_rank must be at least 1 on at least one rank, but got {self.slots_per_rank} on "
+                f"{self.num_ranks}; raise it."
             )
         if self.group_size < 1 or self.slots % self.group_size:
             raise ValueError(
@@ -111,9 +111,11 @@ class Plan:
                 f"num_states must lie in 1 .. {self.num_steps}, the steps of the rollout, but got "
                 f"{self.num_states}; lower it or add steps."
             )
-        if 1 < self.num_states and (self.stratified or self.query.index is not None):
+        if self.num_states > 1 and (self.stratified or self.query.index is not None):
             kind = "stratified queries" if self.stratified else "a fixed state"
-            raise ValueError(f"num_states must be 1 with {kind}, but got {self.num_states}; drop one of them.")
+            raise ValueError(
+                f"num_states must be 1 with {kind}, but got {self.num_states}; drop one of them."
+            )
         edges = tuple(accumulate(route_probabilities(self.route_weights)))
         object.__setattr__(self, "_route_edges", edges)
 

@@ -44,9 +44,7 @@ def check_grids(
                 ) from None
 
 
-def asked_teachers(
-    teachers: Sequence[Teacher], routes: Sequence[Route], method: Method
-) -> list[Teacher]:
+def asked_teachers(teachers: Sequence[Teacher], routes: Sequence[Route], method: Method) -> list[Teacher]:
     """Those that some route asks, in their order, and then those that only the method asks."""
     if not method.needs_teachers:
         return []

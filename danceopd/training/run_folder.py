@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from safetensors import SafetensorError
 
 from danceopd.settings import ConfigError
-from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
+from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, set_aside
 from danceopd.training.config import as_mapping
 from danceopd.training.config_file import load_run_config
-from danceopd.training.errors import CheckpointError
+from danceopd.training.errors import CheckpointError, DamagedCheckpointError
+from danceopd.training.provenance import Content, check_same_content, tell_changed_versions
 
 CACHE: Final = "cache"
 CHECKPOINTS: Final = "checkpoints"
@@ -30,23 +36,45 @@ _MAY_CHANGE: Final = {
     "log_every",
     "device",
     "cache_dir",
+    # Where memory runs out these are lowered: equal to rounding.
+    "rollout_batch_size",
+    "student.gradient_checkpointing",
     "validation",
     "report_to",
 }
+_SPLIT: Final = ("batch_size", "gradient_accumulation_steps")  # may change while their product stays
 
 
-def find_start(folder: Path, run: Mapping[str, Any], resume: bool | str | Path) -> Checkpoint | None:
-    """The checkpoint a run in ``folder`` starts from, None for its beginning. Reads only, writes nothing.
+class Start(NamedTuple):
+    """Where a run starts.
+
+    Attributes:
+        checkpoint: None for the beginning.
+        damaged: newer checkpoints that could not be read, newest first, and what is wrong with each.
+    """
+
+    checkpoint: Checkpoint | None
+    damaged: Mapping[Path, DamagedCheckpointError] = MappingProxyType({})
+
+
+def find_start(
+    folder: Path,
+    run: Mapping[str, Any],
+    resume: bool | str | Path,
+    content: Callable[[], Content] = dict,
+) -> Start:
+    """Where a run in ``folder`` starts. Reads only, writes nothing.
 
     Args:
         folder: the run's output_dir; it need not be there.
         run: the settings asked for, as checkpoints store them.
-        resume: True continues what ``folder`` holds, or starts anew in one that holds no run; False insists
-            on a new run; a path names the checkpoint to continue from.
+        resume: True continues the newest whole checkpoint in ``folder``, or starts anew where there is no
+            run; False insists on a new run; a path names the checkpoint to continue from.
+        content: tells the content of the run's files and rows; asked only where there is some to compare.
 
     Raises:
         ConfigError: if the folder holds a run that this one must not continue or overwrite.
-        CheckpointError: if the checkpoint is damaged.
+        CheckpointError: if the named checkpoint is damaged, or all in ``folder`` are.
     """
     here = list_checkpoints(folder / CHECKPOINTS)
     if isinstance(resume, (str, Path)):
@@ -55,7 +83,8 @@ def find_start(folder: Path, run: Mapping[str, Any], resume: bool | str | Path) 
         _check_same_run(checkpoint.run, run, Path(resume))
         if not here and (folder / CONFIG).exists():
             _check_same_run(_settings_of(folder, run), run, folder)
-        return checkpoint
+        _check_same_content(checkpoint, content, Path(resume))
+        return Start(checkpoint)
     if not resume:
         held = [name for name in (CONFIG, METRICS) if (folder / name).exists()] + [path.name for path in here]
         if held:
@@ -63,11 +92,13 @@ def find_start(folder: Path, run: Mapping[str, Any], resume: bool | str | Path) 
                 f"output_dir '{folder}' holds a run already ({held[-1]}): resume it, delete it, or name "
                 "another folder."
             )
-        return None
+        return Start(None)
     if here:
-        checkpoint = load_checkpoint(here[-1])
-        _check_same_run(checkpoint.run, run, folder)
-        return checkpoint
+        start = _newest_whole(here)
+        assert start.checkpoint is not None
+        _check_same_run(start.checkpoint.run, run, folder)
+        _check_same_content(start.checkpoint, content, folder)
+        return start
     if (folder / CONFIG).exists():
         _check_same_run(_settings_of(folder, run), run, folder)
     elif (folder / METRICS).exists():
@@ -75,7 +106,46 @@ def find_start(folder: Path, run: Mapping[str, Any], resume: bool | str | Path) 
             f"output_dir '{folder}' holds a {METRICS} of something else (there is no {CONFIG}): name another "
             "folder."
         )
-    return None
+    return Start(None)
+
+
+def _newest_whole(checkpoints: list[Path]) -> Start:
+    damaged: dict[Path, DamagedCheckpointError] = {}
+    for path in reversed(checkpoints):
+        try:
+            return Start(load_checkpoint(path), damaged)
+        except DamagedCheckpointError as error:
+            damaged[path] = error
+    newest = damaged[checkpoints[-1]]
+    more = f"; none of the {len(damaged)} in that folder is whole" if len(damaged) > 1 else ""
+    raise CheckpointError(
+        f"checkpoint file '{newest.file}' is damaged ({newest.why}){more}: restore a copy, or name another "
+        "output_dir to begin again."
+    )
+
+
+def _check_same_content(checkpoint: Checkpoint, content: Callable[[], Content], where: Path) -> None:
+    if saved := checkpoint.made_of.get("content"):
+        check_same_content(saved, content(), where)
+
+
+def tell_start(start: Start, made_of: Mapping[str, Any]) -> None:
+    """Tell on stderr what is remarkable about a start, and put damaged checkpoints out of the way.
+
+    Args:
+        start: of a run that is about to train.
+        made_of: what it is made of now.
+    """
+    if start.checkpoint is None:
+        return
+    for path, error in start.damaged.items():
+        place = set_aside(path)
+        print(
+            f"danceopd: checkpoint file '{error.file}' is damaged ({error.why}): going on after update "
+            f"{start.checkpoint.step}; the damaged one is kept as '{place}'",
+            file=sys.stderr,
+        )
+    tell_changed_versions(start.checkpoint.made_of.get("versions", {}), made_of["versions"])
 
 
 def _settings_of(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,17 +194,28 @@ def export_whole(folder: Path, export: Callable[[Path], Path]) -> Path:
 
     Returns:
         Where in ``folder`` the path that ``export`` returned has come to lie.
+
+    Raises:
+        OSError: it cannot be written; what was there before stays, and so do the checkpoints.
     """
     partial = folder / ".partial-export"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    written = export(partial).relative_to(partial)
-    for path in sorted(partial.iterdir()):
-        place = folder / path.name
-        if place.is_dir():
-            shutil.rmtree(place)
-        path.replace(place)
-    partial.rmdir()
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        written = export(partial).relative_to(partial)
+        for path in sorted(partial.iterdir()):
+            place = folder / path.name
+            if place.is_dir():
+                shutil.rmtree(place)
+            path.replace(place)
+        partial.rmdir()
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(
+            f"cannot write the student into '{folder}': {reason}; the newest checkpoint holds it, so make "
+            "room and start the same training again, which then only exports."
+        ) from error
     return folder / written
 
 
@@ -142,15 +223,22 @@ def _check_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: 
     may_change = set(_MAY_CHANGE)
     if saved.get("lr_schedule") == wanted["lr_schedule"] == "constant":
         may_change.add("max_steps")
+    if all(key in saved for key in _SPLIT) and _samples(saved) == _samples(wanted):
+        may_change.update(_SPLIT)
     before, now = _flat(saved), _flat(wanted)
     for key in sorted({*before, *now}):
         # None says no more than a key that is not there, as in runs from before the key was added.
         old, new = (settings.get(key) for settings in (before, now))
-        if key.partition(".")[0] not in may_change and old != new:
+        if not {key, key.partition(".")[0]} & may_change and old != new:
             raise ConfigError(
                 f"the run in '{where}' was made with {key}={_shown(old)} but {_shown(new)} is asked for: set "
                 "it back, or name another output_dir for a new run."
             )
+
+
+def _samples(settings: Mapping[str, Any]) -> int:
+    """Samples of one update."""
+    return math.prod(int(settings[key]) for key in _SPLIT)
 
 
 def _check_no_later(folder: Path, here: list[Path], step: int, resume: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import torch
 
 from danceopd.data import check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
-from danceopd.methods import Limits, UpdateResult
 from danceopd.flow import SigmaGrid
+from danceopd.methods import Limits, UpdateResult
 from danceopd.settings import ConfigError
 from danceopd.training.batch import build_batches
 from danceopd.training.callbacks import Callback, Callbacks
@@ -27,9 +27,11 @@ from danceopd.training.config_file import write_config
 from danceopd.training.errors import DivergedError
 from danceopd.training.grids import Grids
 from danceopd.training.interrupt import GracefulStop
+from danceopd.training.memory import out_of_memory_told
 from danceopd.training.metrics import MetricsFile, describe_update
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
+from danceopd.training.provenance import Sources
 from danceopd.training.report import RunReport
 from danceopd.training.result import TrainResult
 from danceopd.training.routes import asked_teachers, check_grids, name_routes, read_rows
@@ -38,10 +40,12 @@ from danceopd.training.run_folder import (
     CHECKPOINTS,
     CONFIG,
     METRICS,
+    Start,
     check_writable,
     export_whole,
     find_start,
     open_folder,
+    tell_start,
 )
 from danceopd.training.schedule import learning_rate
 from danceopd.training.seeding import seeded
@@ -99,6 +103,8 @@ class DanceOPDTrainer:
         # A method without teachers still counts the routes' names: it learns from data grouped by them.
         names = [teacher.name for teacher in self.asked] or list(dict.fromkeys(r.teacher for r in routes))
         self.teacher_of_route = [names.index(route.teacher) for route in routes]
+        rows = dict(zip(self.route_names, self.data, strict=True))
+        self.sources = Sources(family, config.student, teachers, self.asked, rows)
         with seeded(config.seed, _INITIAL_VALUES, device=family.device):
             self.student = family.student(config.student, teachers)
             self.teachers = [family.teacher(teacher) for teacher in self.asked]
@@ -119,6 +125,7 @@ class DanceOPDTrainer:
             grid_of=self._grid_of,
         )
         self.run = self._describe(teachers, routes)
+        self.made_of: Mapping[str, Any] = {}
         own: list[Callback] = [ProgressReport(), RunReport()]
         if config.report_to:
             own.append(Trackers(config.report_to))
@@ -134,21 +141,28 @@ class DanceOPDTrainer:
         """The checkpoint that ``train`` would start from, None for the beginning; reads only, writes nothing.
 
         Raises:
-            ConfigError: if ``output_dir`` holds another run.
-            CheckpointError: if the checkpoint is damaged.
+            ConfigError: if ``output_dir`` holds another run, or one of other files or rows.
+            CheckpointError: if no checkpoint is whole.
         """
-        return find_start(self.output_dir, as_mapping(self.run) | self._rows(), resume)
+        return self._find_start(resume).checkpoint
+
+    def _find_start(self, resume: bool | str | Path) -> Start:
+        settings = as_mapping(self.run) | self._rows()
+        return find_start(self.output_dir, settings, resume, lambda: self.sources.content(self.output_dir))
 
     def train(self, resume: bool | str | Path = True) -> TrainResult:
         """Train to ``max_steps``; SIGINT or SIGTERM save a checkpoint and end the run between updates.
 
         Args:
-            resume: True continues the run that ``output_dir`` holds, or starts one; False insists on a new
-                run; a path names the checkpoint folder to continue from.
+            resume: True continues the newest whole checkpoint that ``output_dir`` holds, or starts a run;
+                False insists on a new run; a path names the checkpoint folder to continue from.
 
         Raises:
-            ConfigError: if ``output_dir`` holds another run, is in use, or cannot be written.
-            CheckpointError: if the checkpoint to continue from is damaged.
+            ConfigError: if ``output_dir`` holds another run, or one of other files or rows, is in use, or
+                cannot be written.
+            CheckpointError: if the checkpoint named is damaged, or all in ``output_dir`` are.
+            OSError: if the disk is full; the checkpoints before that stay.
+            OutOfMemoryError: if an update finds no room; it names the settings to change.
             DivergedError: if a loss or gradient is not finite. As after any error, the state before that
                 update is saved.
         """
@@ -157,15 +171,17 @@ class DanceOPDTrainer:
         with ExitStack() as stack:
             stack.enter_context(open_folder(self.output_dir))
             # Under the lock: another process may have trained here a moment ago.
-            start = self.find_start(resume)
-            if start is not None:
-                self._restore(start)
+            start = self._find_start(resume)
+            if start.checkpoint is not None:
+                self._restore(start.checkpoint)
             elif self.step or not self._between_updates:
                 raise ConfigError(
                     "this trainer has trained already and its checkpoints are gone: make a new trainer."
                 )
             write_config(self.run, self.output_dir / CONFIG)
+            self.made_of = self.sources.write(self.output_dir, self.family.device)
             self.prepare()
+            tell_start(start, self.made_of)
             prune_checkpoints(self.output_dir / CHECKPOINTS, self.config.keep_checkpoints)
             metrics = stack.enter_context(MetricsFile(self.output_dir / METRICS, self.step))
             stop = stack.enter_context(GracefulStop())
@@ -191,10 +207,12 @@ class DanceOPDTrainer:
         config = self.config
         try:
             while self.step < config.max_steps and stop.signal is None:
-                line = self._one_update()
-                if line["step"] % config.log_every == 0:
-                    metrics.append(line)
+                with out_of_memory_told(self.run, self.step + 1):
+                    line = self._one_update()
+                # First, so that a disk without room for the line does not cost the weights.
                 self.step, self._between_updates = line["step"], True
+                if self.step % config.log_every == 0:
+                    metrics.append(line)
                 self.callbacks.on_update(line)
                 if self.step % config.save_every == 0:
                     self._save(metrics)
@@ -268,15 +286,19 @@ class DanceOPDTrainer:
     def _save(self, metrics: MetricsFile) -> None:
         # Noted before it is done, so that a full disk is reported once and not tried again on the way out.
         self._saved_step = self.step
-        metrics.sync()
         checkpoint = Checkpoint(
             step=self.step,
             student=self.weights.masters,
             optimizer=self.weights.optimizer_tensors(),
             ema=self.mean.mean if self.mean else None,
             run=as_mapping(self.run) | self._rows(),
+            made_of=self.made_of,
         )
-        self.callbacks.on_save(save_checkpoint(self.output_dir / CHECKPOINTS, checkpoint))
+        try:
+            metrics.sync()
+        finally:
+            saved = save_checkpoint(self.output_dir / CHECKPOINTS, checkpoint)
+        self.callbacks.on_save(saved)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.step > self.config.max_steps:
@@ -311,5 +333,3 @@ class DanceOPDTrainer:
             dtype=self.config.dtype if isinstance(self.config, RunConfig) else dtype,
             device=str(self.family.device),
         )
-
-

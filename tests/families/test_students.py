@@ -19,11 +19,12 @@ from danceopd.families.lora import Factors, combine
 from danceopd.families.pretrained import PretrainedFamily
 from danceopd.families.students import Start, full_student
 from danceopd.flow import VelocityField
-from danceopd.methods import Batch, update
+from danceopd.methods import Batch
 from tests.families import tiny
 from tests.families.fields import inputs, new_family, velocity
 from tests.families.parity import error, folder_of
 from tests.families.tiny.loras import make_lora
+from tests.methods.updates import update
 
 torch.set_num_threads(1)
 
@@ -40,7 +41,7 @@ def lora_of(seed: int) -> str:
 def one_update(family: PretrainedFamily, student: Student, teachers: list[VelocityField]) -> Tensor:
     sample, _, condition = inputs(family, rows=4)
     route = torch.arange(4) % len(teachers)
-    batch = Batch(sample, condition, route, torch.tensor([0, 1, 2, 1]))
+    batch = Batch(sample, condition, route, torch.tensor([[0], [1], [2], [1]]))
     grid = family.grid(3, sample.shape[1:])
     return update(student.field, teachers, batch, grid, micro_batch_size=2).loss
 

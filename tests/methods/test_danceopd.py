@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.flow import GuidedField, ModelField, QueryLaw, SigmaGrid, VelocityField, draw_noise, rollout
-from danceopd.methods import Batch, update
+from danceopd.methods import Batch
 from danceopd.training.plan import Plan
 
 from ..flow.toys import SHAPE, Recorder, ToyCondition, ToyModel, draw_condition, draw_sample, predict
+from .updates import update
 
 GRID = SigmaGrid.uniform(8)
 SLOTS = 12
@@ -17,8 +18,8 @@ SLOTS = 12
 def batch(seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     route = torch.randint(0, 3, (SLOTS,), generator=generator)
-    query_index = torch.randint(0, GRID.num_steps, (SLOTS,), generator=generator)
-    return Batch(draw_sample(SLOTS), draw_condition(SLOTS), route, query_index)
+    states = torch.randint(0, GRID.num_steps, (SLOTS, 1), generator=generator)
+    return Batch(draw_sample(SLOTS), draw_condition(SLOTS), route, states)
 
 
 def teachers() -> list[VelocityField]:
@@ -37,7 +38,7 @@ def test_loss_and_gradient_are_those_of_the_paper() -> None:
     losses = []
     for b in range(SLOTS):  # every sample alone, the whole rollout, the plain formula
         row = torch.tensor([b])
-        condition, index = slots.condition.take(row), int(slots.query_index[b])
+        condition, index = slots.condition.take(row), int(slots.states[b])
         sample = slots.noise[row]
         with torch.no_grad():
             for here, there in list(zip(GRID.values, GRID.values[1:], strict=False))[:index]:
@@ -51,8 +52,8 @@ def test_loss_and_gradient_are_those_of_the_paper() -> None:
     torch.testing.assert_close(result.loss, torch.stack(losses).detach(), rtol=1e-4, atol=1e-6)
     for found, expected in zip(gradients(student), gradients(reference), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(result.sigma, GRID.tensor()[slots.query_index])
-    assert result.forwards == int(slots.query_index.sum())
+    torch.testing.assert_close(result.sigma, GRID.tensor()[slots.states])
+    assert result.forwards == int(slots.states.sum())
 
 
 @pytest.mark.parametrize(("micro", "rolled"), [(1, None), (5, 4), (None, 1), (12, 100), (100, 7)])
@@ -108,8 +109,8 @@ def test_few_teacher_calls_in_many_micro_batches() -> None:
 
 
 def test_the_clean_state_is_refused() -> None:
-    slots = batch()._replace(query_index=torch.full((SLOTS,), 8))
-    with pytest.raises(ValueError, match=r"query_index must lie in 0 \.\. 7, but got 8"):
+    slots = batch()._replace(states=torch.full((SLOTS, 1), 8))
+    with pytest.raises(ValueError, match=r"states must lie in 0 \.\. 7, but got 8"):
         update(ModelField(ToyModel(), predict), teachers(), slots, GRID)
 
 
@@ -145,7 +146,7 @@ def test_a_student_learns_two_gaussian_teachers() -> None:
             draw_noise([slot.noise_seed for slot in planned], SHAPE),
             ToyCondition(prompt, torch.zeros_like(prompt)),
             route,
-            torch.tensor([slot.states[-1] for slot in planned]),
+            torch.tensor([slot.states for slot in planned]),
         )
 
     losses = []

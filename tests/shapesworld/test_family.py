@@ -11,7 +11,7 @@ from torch import Tensor
 from danceopd.families import load_family
 from danceopd.flow import AdapterField, GuidedField, VelocityField
 from danceopd.shapesworld import ShapesWorldFamily
-from danceopd.shapesworld.weights import STUDENT_FILE, read_weights, write_weights
+from danceopd.shapesworld.weights import STUDENT_FILE, find_weights, read_weights, write_weights
 from danceopd.training import DanceOPDTrainer, Route, StudentConfig, Teacher, TrainConfig
 
 ROUTES = [Route("base", data="t2i"), Route("global", data="global")]
@@ -327,3 +327,17 @@ def test_a_lora_without_its_base_is_one_sentence(family: ShapesWorldFamily, tmp_
     path = write_weights(path, weights.tensors, {"kind": "lora", "base": str(path)})
     assert "is a LoRA on itself" in refusal(family.student, StudentConfig(init=str(path)))
     assert "is a LoRA on itself" in refusal(family.field, str(path))
+
+
+def test_the_files_of_teachers_and_students(tmp_path: Path) -> None:
+    family = ShapesWorldFamily()
+    base, edit = (find_weights(name) for name in ("base", "edit"))
+    assert family.files(Teacher("t2i")) == {"weights": base}
+    lora = write_lora(family, tmp_path / "lora", init="edit")
+    assert family.files(Teacher("x", lora=str(lora))) == {"weights": base, "lora": lora}
+    beneath = family.files(Teacher("x", checkpoint=str(lora)))
+    assert list(beneath.values()) == [lora, edit, base] and len(beneath) == 3
+    started = family.files(StudentConfig(init={"local": 1.0, "global": 0.5}))
+    assert {path.stem for path in started.values()} == {"base", "local", "global"}
+    with pytest.raises(ValueError, match="is no file and no shipped expert"):
+        family.files(Teacher("x", checkpoint="nowhere"))

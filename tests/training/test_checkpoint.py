@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import errno
+import json
+import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,10 @@ from danceopd.training.checkpoint import (
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
+    set_aside,
 )
-from danceopd.training.errors import CheckpointError
+from danceopd.training.errors import CheckpointError, DamagedCheckpointError
+from tests.training.states import edit_state
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,11 +71,65 @@ def test_damage_is_told_with_file_and_cure(tmp_path: Path, name: str, damage: st
         file.write_bytes(
             content if damage == "flip" else content[: len(content) // 2] if damage == "cut" else b""
         )
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(DamagedCheckpointError) as caught:
         load_checkpoint(file.parent)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     text = str(caught.value)
-    assert name in text and "\n" not in text
-    assert ("delete the folder" in text) or (damage == "gone" and "no checkpoint" in text)
+    assert name in text and "\n" not in text and "delete the folder" in text
+
+
+def test_no_bit_of_the_state_can_flip_unnoticed(tmp_path: Path) -> None:
+    saved = replace(_checkpoint(), made_of={"versions": {"torch": "2.6"}})
+    file = save_checkpoint(tmp_path, saved) / "state.json"
+    content = file.read_bytes()
+    meaning = json.loads(content)
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        try:
+            if json.loads(flipped) == meaning:  # white space
+                continue
+        except ValueError:
+            pass
+        file.write_bytes(flipped)
+        with pytest.raises(DamagedCheckpointError):
+            load_checkpoint(file.parent)
+
+
+def test_a_checkpoint_from_before_contents_were_kept_is_read(tmp_path: Path) -> None:
+    file = save_checkpoint(tmp_path, _checkpoint()) / "state.json"
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps({key: state[key] for key in ("format", "step", "sha256", "run")}))
+    assert load_checkpoint(file.parent).made_of == {}
+
+
+def test_a_checkpoint_of_a_newer_danceopd_is_not_damaged(tmp_path: Path) -> None:
+    file = save_checkpoint(tmp_path, _checkpoint()) / "state.json"
+    edit_state(file, lambda state: state.update(format=99))
+    with pytest.raises(CheckpointError, match=r"written by a newer danceopd \(format 99\)") as caught:
+        load_checkpoint(file.parent)
+    assert not isinstance(caught.value, DamagedCheckpointError)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_checkpoint(tmp_path, _checkpoint())
+
+    def closed(file: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr(checkpoint_module, "sha256_of", closed)
+    with pytest.raises(CheckpointError, match="may not be read") as caught:
+        load_checkpoint(path)
+    assert not isinstance(caught.value, DamagedCheckpointError)
+
+
+def test_what_is_set_aside_counts_no_more_and_stays(tmp_path: Path) -> None:
+    names = [set_aside(save_checkpoint(tmp_path, _checkpoint())).name for _ in range(2)]
+    assert names == ["damaged-step-00000003", "damaged-step-00000003-again"]
+    prune_checkpoints(tmp_path, keep=1)
+    assert (list_checkpoints(tmp_path), len(list(tmp_path.iterdir()))) == ([], 2)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +213,7 @@ def killed_at(count, *functions):
         setattr(home, name, dying(getattr(home, name)))
 
 def write(count):
-    steps = [(module, name) for name in ("save_file", "_digest", "_flush")]
+    steps = [(module, name) for name in ("save_file", "sha256_of", "_flush")]
     killed_at(count, *steps, (Path, "write_text"), (Path, "rename"))
     module.save_checkpoint(root, module.Checkpoint(2, weights, weights, weights, {}))
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import danceopd.training.trainer as trainer_module
 from danceopd.families import usable_device
@@ -27,6 +27,7 @@ from danceopd.training import (
 )
 from danceopd.training.metrics import MetricsFile
 from tests.training.conftest import ROUTES
+from tests.training.states import edit_state
 from tests.training.test_trainer import comparable
 from tests.training.tiny import TinyFamily
 
@@ -194,7 +195,8 @@ def test_an_error_inside_the_optimizer_saves_no_torn_weights(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(save_every=2)
-    monkeypatch.setattr(MetricsFile, "append", lambda self, line: 1 / 0 if line["step"] == 4 else None)
+    step = trainer.weights.step
+    monkeypatch.setattr(trainer.weights, "step", lambda rate: 1 / 0 if trainer.step == 3 else step(rate))
     with pytest.raises(ZeroDivisionError):
         trainer.train()
     assert [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")] == ["step-00000002"]
@@ -244,9 +246,7 @@ def test_a_changed_setting_is_refused_by_name(
 def test_a_run_from_before_a_setting_was_there_goes_on(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     make_trainer(max_steps=5).train()
     state = tmp_path / "run/checkpoints/step-00000005/state.json"
-    saved = json.loads(state.read_text())
-    assert saved["run"]["query"].pop("index") is None
-    state.write_text(json.dumps(saved))
+    edit_state(state, lambda saved: saved["run"]["query"].pop("index"))
     assert make_trainer().train().step == 12
     with pytest.raises(ConfigError, match=r"query\.index=nothing but 2 is asked for"):
         make_trainer(query={"index": 2}).train()
@@ -317,18 +317,73 @@ def test_metrics_of_something_else_are_not_cut(make_trainer: MakeTrainer, tmp_pa
     assert (tmp_path / "run/metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
-def test_a_damaged_checkpoint_is_not_stepped_over_in_silence(
-    make_trainer: MakeTrainer, tmp_path: Path
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "state gone", "state cut"])
+def test_behind_a_damaged_checkpoint_the_one_before_it_is_continued(
+    make_trainer: MakeTrainer, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_trainer().train()
+    make_trainer(ema_decay=0.9).train()
+    expected, metrics = _bits(tmp_path / "run", 12), comparable(tmp_path / "run")
     newest = list_checkpoints(tmp_path / "run/checkpoints")[-1]
-    (newest / "student.safetensors").write_bytes(b"0" * 64)
-    with pytest.raises(CheckpointError, match=r"step-00000012/student\.safetensors' is damaged"):
+    file = newest / ("state.json" if "state" in damage else "optimizer.safetensors")
+    content = bytearray(file.read_bytes())
+    if "gone" in damage:
+        file.unlink()
+    elif "cut" in damage:
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        content[-1] ^= 64
+        file.write_bytes(content)
+    left = {path.name: path.read_bytes() for path in newest.iterdir()}
+
+    with pytest.raises(ConfigError, match="seed=0 but 1"):
+        make_trainer(ema_decay=0.9, seed=1).train()
+    assert newest.is_dir()  # nothing is moved for a run that does not start
+    capsys.readouterr()
+
+    assert make_trainer(ema_decay=0.9).train().step == 12
+    (line,) = capsys.readouterr().err.splitlines()
+    aside = newest.with_name("damaged-step-00000012")
+    assert line.startswith(f"danceopd: checkpoint file '{file}' is damaged (")
+    assert line.endswith(f"): going on after update 10; the damaged one is kept as '{aside}'")
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == left
+    assert _bits(tmp_path / "run", 12) == expected
+    assert comparable(tmp_path / "run") == metrics
+
+
+def test_when_no_checkpoint_is_whole_nothing_is_begun(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    make_trainer().train()
+    for path in list_checkpoints(tmp_path / "run/checkpoints"):
+        (path / "student.safetensors").write_bytes(b"0" * 64)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(
+        CheckpointError, match=r"step-00000012/student.*none of the 2 in that folder is whole"
+    ):
         make_trainer().train()
-    for path in newest.iterdir():
-        path.unlink()
-    newest.rmdir()
-    assert make_trainer().train().step == 12
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("split", [(3, 4), (12, 1), (4, 3), (1, 12)])
+def test_another_split_of_the_same_batch_is_the_same_run_to_rounding(
+    make_trainer: MakeTrainer, tmp_path: Path, split: tuple[int, int]
+) -> None:
+    size, passes = split
+    settings: dict[str, Any] = {"ema_decay": 0.9, "drop_condition": 0.3}
+    make_trainer(output_dir=tmp_path / "whole", batch_size=6, **settings).train()
+    make_trainer(batch_size=6, max_steps=5, **settings).train()
+    resumed = make_trainer(
+        batch_size=size, gradient_accumulation_steps=passes, rollout_batch_size=5, **settings
+    )
+    assert resumed.train().step == 12
+    for name in ("student", "ema", "optimizer"):
+        part = f"checkpoints/step-00000012/{name}.safetensors"
+        ours, whole = load_file(tmp_path / "run" / part), load_file(tmp_path / "whole" / part)
+        for key, value in whole.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-5)
+    for ours, whole in zip(comparable(tmp_path / "run"), comparable(tmp_path / "whole"), strict=True):
+        assert ours.keys() == whole.keys() and ours["samples"] == whole["samples"]
+        assert ours["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    with pytest.raises(ConfigError, match=r"batch_size=\d+ but 7 is asked for"):
+        make_trainer(batch_size=7, **settings).train()
 
 
 def test_a_checkpoint_can_be_named(make_trainer: MakeTrainer, tmp_path: Path) -> None:
@@ -437,10 +492,10 @@ def test_a_run_of_a_gpu_goes_on_and_is_read_where_there_is_none(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     make_trainer(max_steps=7).train()
     state = tmp_path / "run/checkpoints/step-00000007/state.json"
-    for path in (state, tmp_path / "run/config.yaml"):
-        text = path.read_text()
-        assert text.count("cpu") == 1
-        path.write_text(text.replace("cpu", "cuda"))
+    edit_state(state, lambda saved: saved["run"].update(device="cuda"))
+    config = tmp_path / "run/config.yaml"
+    assert config.read_text().count("cpu") == 1
+    config.write_text(config.read_text().replace("cpu", "cuda"))
 
     with pytest.raises(ValueError, match=r"device 'cuda' is not here: torch sees 0 CUDA device"):
         load_student(tmp_path / "run")

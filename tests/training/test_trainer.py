@@ -34,6 +34,7 @@ def test_a_run_learns_and_leaves_student_config_metrics_and_checkpoints(make_tra
         "checkpoints",
         "config.yaml",
         "metrics.jsonl",
+        "provenance.json",
         "report.html",
         "student.safetensors",
     ]
@@ -92,9 +93,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(
     make_trainer(output_dir=tmp_path / "b").train()
     make_trainer(output_dir=tmp_path / "c", seed=1).train()
     assert comparable(tmp_path / "a") == comparable(tmp_path / "b") != comparable(tmp_path / "c")
-    assert (tmp_path / "a/student.safetensors").read_bytes() == (
-        tmp_path / "b/student.safetensors"
-    ).read_bytes()
+    for file in ("student", *(f"checkpoints/step-00000012/{part}" for part in ("student", "optimizer"))):
+        one, other = (tmp_path / run / f"{file}.safetensors" for run in "ab")
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_training_leaves_torchs_generator_alone(make_trainer: MakeTrainer) -> None:

@@ -101,6 +101,12 @@ class TinyFamily:
         models = (1 + len(teachers)) * numbers * self.dtype.itemsize
         return Footprint(models, elsewhere=0, encoders=0, trained=numbers)
 
+    def files(self, model: Teacher | StudentConfig, teachers: Sequence[Teacher] = ()) -> dict[str, Path]:
+        name = model.checkpoint if isinstance(model, Teacher) else str(model.init)
+        if name is None or name.isdecimal() or name in ("base", "nan"):
+            return {}
+        return {"net": Path(name)}
+
     def encode(self, examples: Sequence[Example]) -> TinyCondition:
         numbers = torch.tensor([[float(example.prompt) + 1.0] for example in examples])
         return TinyCondition(torch.sin(numbers * torch.arange(1.0, 5.0)))

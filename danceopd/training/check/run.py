@@ -81,7 +81,7 @@ def check_run(
     rows = _describe_rows(config, shapes)
     tell("data", "; ".join(entry.line() for entry in rows))
 
-    asked = asked_teachers(config.teachers, config.routes)
+    asked = asked_teachers(config.teachers, config.routes, config.method)
     resources = check_resources(family.footprint(config.student, asked), config, family.device)
     with open_probe(family, config, data, shapes) as probe:
         cache = _cache_bytes(config, probe, data)

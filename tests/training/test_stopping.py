@@ -1,0 +1,64 @@
+"""Real processes of the command line: stopped, kept apart, and continued by the command that they print."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from danceopd import cli
+from danceopd.training import list_checkpoints, load_checkpoint
+
+CONFIG = """
+output_dir: {folder}/run
+family: shapesworld
+max_steps: 100000
+batch_size: 1
+gradient_accumulation_steps: 1
+num_rollout_steps: 1
+save_every: 100000
+progress: false
+teachers:
+  - {{name: local, checkpoint: local}}
+routes:
+  - {{teacher: local, data: local}}
+"""
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_process_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    config = folder / "config.yaml"
+    config.write_text(CONFIG.format(folder=folder))
+    command = [sys.executable, "-m", "danceopd", "train", str(config), "seed=3", "--no-check", "--no-resume"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        metrics = folder / "run/metrics.jsonl"
+        while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+            time.sleep(0.02)
+        second = run("train", str(config), "seed=3", "--no-check")
+        assert second.exit_code == 2 and second.stderr.count("\n") == 1
+        assert f"output_dir '{folder}/run' is in use by another training process" in second.stderr
+        process.send_signal(number)
+        told = process.communicate()[1].splitlines()
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number
+    (checkpoint,) = list_checkpoints(folder / "run/checkpoints")
+    step = load_checkpoint(checkpoint).step
+    stopped, _, again = told[-1].partition("; to go on: ")
+    assert stopped == f"Stopped after {step} of 100000 updates"
+    assert again == f"danceopd train '{config}' seed=3 --no-check"
+    result = run(*shlex.split(again)[1:], f"max_steps={step + 1}")
+    assert result.exit_code == 0 and f"{step + 1} updates done" in result.stderr
