@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Sequence
 from functools import wraps
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast, get_args
 
 from pydantic import ConfigDict, Field, Strict, ValidationError
 from pydantic.dataclasses import dataclass
@@ -23,7 +23,7 @@ Text = Annotated[str, Strict(), Field(min_length=1)]
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What help calls the type of a field with a validator of its own: ``Annotated[Any, ..., Shown("text")]``."""
+    """What help calls the type of a field that has its own validator; it stands inside `Annotated`."""
 
     text: str
 
@@ -109,10 +109,15 @@ def _field_names(cls: Any, path: Sequence[str | int]) -> list[str]:
     """Keys that a mapping at ``path`` below the settings class ``cls`` may use."""
     for part in path:
         if isinstance(part, str):
-            annotation = cls.__pydantic_fields__[part].annotation
-            inner = getattr(annotation, "__args__", ())
-            cls = next(filter(dataclasses.is_dataclass, inner), annotation)
+            cls = _settings_in(cls.__pydantic_fields__[part].annotation)
     return [field.name for field in dataclasses.fields(cls)]
+
+
+def _settings_in(annotation: Any) -> Any:
+    """The settings class that an annotation such as ``list[X]`` or ``X | None`` is about, or None."""
+    if dataclasses.is_dataclass(annotation):
+        return annotation
+    return next(filter(None, map(_settings_in, get_args(annotation))), None)
 
 
 def _shown(value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,12 +20,12 @@ from danceopd.training.config import RunConfig
 from danceopd.training.config_file import load_run_config
 from danceopd.training.grids import GRIDS
 from danceopd.training.metrics import read_metrics
+from danceopd.training.provenance import PROVENANCE
 from danceopd.training.result import TrainResult
 from danceopd.training.routes import name_routes
 from danceopd.training.run_folder import CHECKPOINTS, CONFIG, METRICS
 
 REPORT: Final = "report.html"
-_PROVENANCE: Final = "provenance.json"
 _SCORES: Final = (
     "scores"  # scores.json is the student's, scores-NAME.json another model's, both of `danceopd eval`
 )
@@ -50,9 +51,10 @@ class RunReport(Callback):
         write_run_report(result.output_dir)
 
     def on_error(self, error: BaseException) -> None:
-        """Write what there is until here."""
+        """Write what there is until here, if the disk lets it; `danceopd report` does it later too."""
         if self._folder is not None:
-            write_run_report(self._folder, ended_by=" ".join(str(error).split()) or type(error).__name__)
+            with suppress(OSError):
+                write_run_report(self._folder, ended_by=" ".join(str(error).split()) or type(error).__name__)
 
 
 class _Route(NamedTuple):
@@ -223,7 +225,7 @@ def _scores(folder: Path) -> dict[str, Any]:
 
 
 def _versions(folder: Path) -> dict[str, str]:
-    path = folder / _PROVENANCE
+    path = folder / PROVENANCE
     return dict(json.loads(path.read_text(encoding="utf-8"))["versions"]) if path.is_file() else {}
 
 
