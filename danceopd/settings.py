@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import wraps
-from typing import Annotated, Any, TypeVar, cast, get_args
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import ConfigDict, Field, Strict, ValidationError
 from pydantic.dataclasses import dataclass
@@ -109,15 +109,16 @@ def _field_names(cls: Any, path: Sequence[str | int]) -> list[str]:
     """Keys that a mapping at ``path`` below the settings class ``cls`` may use."""
     for part in path:
         if isinstance(part, str):
-            cls = _settings_in(cls.__pydantic_fields__[part].annotation)
+            cls = next(_classes_in(cls.__pydantic_fields__[part].annotation))
     return [field.name for field in dataclasses.fields(cls)]
 
 
-def _settings_in(annotation: Any) -> Any:
-    """The settings class that an annotation such as ``list[X]`` or ``X | None`` is about, or None."""
+def _classes_in(annotation: Any) -> Iterator[Any]:
+    """Settings classes that an annotation such as ``list[Teacher]`` or ``Query | None`` speaks of."""
     if dataclasses.is_dataclass(annotation):
-        return annotation
-    return next(filter(None, map(_settings_in, get_args(annotation))), None)
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _classes_in(inner)
 
 
 def _shown(value: object) -> str:

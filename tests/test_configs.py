@@ -91,7 +91,7 @@ def test_a_config_has_the_papers_recipe(name: str) -> None:
     config = load_run_config(CONFIGS / f"{name}.yaml")
     assert {key: getattr(config, key) for key in RECIPE} == RECIPE
     assert (config.student.rank, config.student.alpha) == (128, 128)
-    assert config.query.law == QUERY_LAWS["low"] and config.student_guidance_scale == 1.0
+    assert config.query_law == QUERY_LAWS["low"] and config.student_guidance_scale == 1.0
     assert {route.teacher for route in config.routes} == {teacher.name for teacher in config.teachers}
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -26,9 +26,7 @@ from danceopd.training.routes import name_routes
 from danceopd.training.run_folder import CHECKPOINTS, CONFIG, METRICS
 
 REPORT: Final = "report.html"
-_SCORES: Final = (
-    "scores"  # scores.json is the student's, scores-NAME.json another model's, both of `danceopd eval`
-)
+_SCORES: Final = "scores"  # scores.json is the student's, scores-NAME.json another model's
 _MOST_PICTURES: Final = 6
 _WIDEST: Final = 1400  # pixels of a picture
 _ENOUGH: Final = 10  # lines of metrics that a beginning and an end can be told apart in
@@ -48,13 +46,20 @@ class RunReport(Callback):
 
     def on_end(self, result: TrainResult) -> None:
         """Write the report."""
-        write_run_report(result.output_dir)
+        self._write(None)
 
     def on_error(self, error: BaseException) -> None:
-        """Write what there is until here, if the disk lets it; `danceopd report` does it later too."""
-        if self._folder is not None:
-            with suppress(OSError):
-                write_run_report(self._folder, ended_by=" ".join(str(error).split()) or type(error).__name__)
+        """Write what there is until here."""
+        self._write(" ".join(str(error).split()) or type(error).__name__)
+
+    def _write(self, ended_by: str | None) -> None:
+        if self._folder is None:
+            return
+        try:
+            write_run_report(self._folder, ended_by=ended_by)
+        except OSError as error:
+            # The weights are safe, and `danceopd report` writes it when there is room.
+            print(f"danceopd: no report was written: {error}", file=sys.stderr)
 
 
 class _Route(NamedTuple):

@@ -41,7 +41,7 @@ def run_file(tmp_path: Path) -> Path:
 def test_defaults_are_the_papers_recipe() -> None:
     config = TrainConfig(output_dir="x")
     assert (config.max_steps, config.learning_rate, config.num_rollout_steps) == (3000, 2e-4, 16)
-    assert (config.query.alpha, config.query.beta, config.max_grad_norm) == (5.0, 2.0, 1.0)
+    assert (config.query_law.alpha, config.query_law.beta, config.max_grad_norm) == (5.0, 2.0, 1.0)
     assert config.samples_per_update == 16
 
 

@@ -96,8 +96,10 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing_that_was_saved(
             trainer = make_trainer(output_dir=folder, **settings)
             try:
                 trainer.train()
-                assert disk.left > 0
-                break
+                # Only the report may be missing from a run that comes to its end.
+                assert disk.left > 0 or not (folder / "report.html").exists()
+                if disk.left > 0:
+                    break
             except (OSError, ConfigError) as error:
                 assert "No space left on device" in str(error) and "\n" not in str(error)
             seen.add(disk.where)

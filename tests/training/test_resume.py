@@ -246,7 +246,7 @@ def test_a_changed_setting_is_refused_by_name(
 def test_a_run_from_before_a_setting_was_there_goes_on(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     make_trainer(max_steps=5).train()
     state = tmp_path / "run/checkpoints/step-00000005/state.json"
-    edit_state(state, lambda saved: saved["run"]["query"].pop("index"))
+    edit_state(state, lambda saved: saved["run"].pop("query"))
     assert make_trainer().train().step == 12
     with pytest.raises(ConfigError, match=r"query\.index=nothing but 2 is asked for"):
         make_trainer(query={"index": 2}).train()
