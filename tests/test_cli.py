@@ -22,6 +22,7 @@ import danceopd.training.loading
 from danceopd import cli
 from danceopd.families import usable_device
 from danceopd.pictures import read_png, write_pngs
+from tests.page.html import Page
 from tests.training.tiny import TinyFamily
 
 ROOT = Path(__file__).parents[1]
@@ -369,7 +370,7 @@ def test_info_fails_with_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "kernel 'guide' is wrong on cpu in float32" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["info", "demo", "train", "check", "sample", "eval"])
+@pytest.mark.parametrize("command", ["info", "demo", "check", "sample", "eval", "report"])
 def test_help_needs_no_torch(command: str) -> None:
     code = (
         "import sys\nfrom danceopd.cli import app\n"
@@ -403,3 +404,13 @@ def test_the_module_runs_as_the_command() -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "danceopd: cannot read the config 'none.yaml': No such file or directory.\n"
+
+
+def test_report_is_written_anew_at_any_time(config: Path, tmp_path: Path) -> None:
+    told(run("report", tmp_path / "none"), "is not the folder of a run")
+    assert run("train", config, "max_steps=2", "--no-check").exit_code == 0
+    (path,) = tmp_path.rglob("report.html")
+    path.unlink()
+    result = run("report", path.parent)
+    assert (result.exit_code, result.stdout) == (0, f"{path}\n")
+    assert "Finished: 2 updates." in Page(path).text

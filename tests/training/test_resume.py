@@ -122,11 +122,19 @@ def test_a_changed_setting_is_refused_by_name(
 
 def test_a_run_from_before_a_setting_was_there_goes_on(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     make_trainer(max_steps=5).train()
-    state = tmp_path / "run/checkpoints/step-00000005/state.json"
-    edit_state(state, lambda saved: saved["run"].pop("query"))
-    assert make_trainer().train().step == 12
+
+    def older(saved: dict[str, Any]) -> None:
+        del saved["run"]["rollout_solver"], saved["run"]["optimizer"]
+        saved["run"]["query"] = {"alpha": 5.0, "beta": 2.0}
+
+    edit_state(tmp_path / "run/checkpoints/step-00000005/state.json", older)
     with pytest.raises(ConfigError, match=r"query\.index=nothing but 2 is asked for"):
         make_trainer(query={"index": 2}).train()
+    with pytest.raises(ConfigError, match=r"rollout_solver='euler' but 'ab2' is asked for"):
+        make_trainer(rollout_solver="ab2").train()
+    with pytest.raises(ConfigError, match=r"query\.alpha=5\.0 but 1\.0 is asked for"):
+        make_trainer(query="uniform").train()
+    assert make_trainer(query="low").train().step == 12
 
 
 def test_data_that_has_grown_is_another_run(
