@@ -25,6 +25,9 @@ class FlowOPD:
 
     A = -KL(student || teacher) of a step, bounded; r is the ratio of the step's probability under the student
     that learns to that under the student that took it.
+
+    This A is known before the step is drawn, so the expectation of its gradient, A times the score, is zero:
+    what a run does without an anchor comes from the scatter of the estimate, and wants small learning rates.
     """
 
     name: ClassVar[str] = "flowopd"

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 
 from danceopd.settings import ConfigError
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, set_aside
-from danceopd.training.config import as_mapping
+from danceopd.training.config import QuerySettings, RunConfig, as_mapping
 from danceopd.training.config_file import load_run_config
 from danceopd.training.errors import CheckpointError, DamagedCheckpointError
 from danceopd.training.provenance import Content, check_same_content, tell_changed_versions
@@ -225,6 +226,7 @@ def export_whole(folder: Path, export: Callable[[Path], Path]) -> Path:
 
 
 def _check_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
+    saved, wanted = _settled(saved), _settled(wanted)
     may_change = set(_MAY_CHANGE)
     if saved.get("lr_schedule") == wanted["lr_schedule"] == "constant":
         may_change.add("max_steps")
@@ -239,6 +241,19 @@ def _check_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: 
                 f"the run in '{where}' was made with {key}={_shown(old)} but {_shown(new)} is asked for: set "
                 "it back, or name another output_dir for a new run."
             )
+
+
+def _settled(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in full: with the defaults of keys that came later, and with the method's own query law."""
+    settings = {key: value for key, value in run.items() if key != "rows"}
+    try:
+        config = RunConfig(**settings)
+    except ConfigError:  # of a version that had other keys: compared as they are
+        return dict(run)
+    if config.query is None and config.method.default_query is not None:
+        law = config.query_law
+        config = replace(config, query=QuerySettings(alpha=law.alpha, beta=law.beta))
+    return {**run, **as_mapping(config)}
 
 
 def _samples(settings: Mapping[str, Any]) -> int:
