@@ -55,7 +55,7 @@ def in_processes(folder: Path, work: Callable[..., Any], *, size: int = 2, **arg
 
 
 def _start_server() -> None:
-    """Have the processes' parent running, with the tests' modules in reach: sys.path comes too late for it."""
+    """Have the processes' parent running, with the tests in reach: sys.path comes too late for it."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), before]))
     try:
