@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from danceopd.families import Family, Prepared
-from danceopd.flow import Condition, SigmaGrid, draw_noise
+from danceopd.flow import Condition, SigmaGrid, draw_noise, upload
 from danceopd.methods import Batch
 from danceopd.training.plan import SlotPlan
 
@@ -58,7 +58,7 @@ def build_batches(
         if unedited_weight is not None:
             mask = unedited_weight + (1.0 - unedited_weight) * _read(alike, [rows.mask for rows in data])
         batch = Batch(
-            noise=draw_noise([slot.noise_seed for slot in alike], shape).to(family.device),
+            noise=upload(draw_noise([slot.noise_seed for slot in alike], shape), family.device),
             condition=_condition(alike, data),
             route=torch.tensor([teacher_of_route[slot.route] for slot in alike]),
             states=torch.tensor([slot.states for slot in alike]),

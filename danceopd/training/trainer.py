@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from danceopd.data import check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
@@ -244,8 +245,9 @@ class DanceOPDTrainer:
         config = self.config
         teachers = {teacher.name: field for teacher, field in zip(self.asked, self.teachers, strict=True)}
         limits = Limits(config.batch_size, config.rollout_batch_size, len(slots), config.rollout_solver)
-        loss, forwards = torch.empty(len(slots)), 0
-        error, sigma = torch.empty(2, len(slots), self.plan.num_states)
+        count = self.plan.num_states
+        parts: list[tuple[list[int], Tensor]] = []
+        forwards = 0
         for part in build_batches(
             slots,
             self.family,
@@ -256,10 +258,13 @@ class DanceOPDTrainer:
             unedited_weight=config.unedited_weight,
         ):
             result = self.method.update(self.field, teachers, part.batch, part.grid, limits)
-            loss[part.slots] = result.loss.cpu()
-            error[part.slots], sigma[part.slots] = result.error.cpu(), result.sigma.cpu()
+            parts.append((part.slots, torch.cat([result.loss[:, None], result.error, result.sigma], dim=1)))
             forwards += result.forwards
-        return UpdateResult(loss, error, sigma, forwards)
+        seen = torch.empty(len(slots), 1 + 2 * count)
+        for places, values in parts:  # read at the end, so that no shape waits for the one before it
+            seen[places] = values.cpu()
+        loss, error, sigma = seen.split([1, count, count], dim=1)
+        return UpdateResult(loss[:, 0], error, sigma, forwards)
 
     def _grid_of(self, route: int, row: int) -> SigmaGrid:
         return self.family.grid(self.config.num_rollout_steps, self.prepared[route].shape(row))
