@@ -13,14 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from danceopd.data import check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
 from danceopd.flow import SigmaGrid
 from danceopd.methods import Limits, UpdateResult
 from danceopd.settings import ConfigError
-from danceopd.training.batch import build_batches
+from danceopd.training.batch import build_batches, in_order_of_slots
 from danceopd.training.callbacks import Callback, Callbacks
 from danceopd.training.checkpoint import Checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
 from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes
@@ -287,11 +285,7 @@ class DanceOPDTrainer:
     def _gradient(self, slots: Sequence[SlotPlan]) -> UpdateResult:
         """Add the gradient of the update's mean loss, one shape of latents after the other."""
         config = self.config
-        teachers = {teacher.name: field for teacher, field in zip(self.asked, self.teachers, strict=True)}
-        limits = Limits(config.batch_size, config.rollout_batch_size, self.plan.slots, config.rollout_solver)
-        loss, forwards = torch.empty(len(slots)), 0
-        error, sigma = torch.empty(2, len(slots), self.plan.num_states)
-        for part in build_batches(
+        batches = build_batches(
             slots,
             self.family,
             self.prepared,
@@ -299,12 +293,14 @@ class DanceOPDTrainer:
             config.num_rollout_steps,
             needs_targets=self.method.needs_targets,
             unedited_weight=config.unedited_weight,
-        ):
-            result = self.method.update(self.field, teachers, part.batch, part.grid, limits)
-            loss[part.slots] = result.loss.cpu()
-            error[part.slots], sigma[part.slots] = result.error.cpu(), result.sigma.cpu()
-            forwards += result.forwards
-        return UpdateResult(loss, error, sigma, forwards)
+        )
+        teachers = {teacher.name: field for teacher, field in zip(self.asked, self.teachers, strict=True)}
+        limits = Limits(config.batch_size, config.rollout_batch_size, self.plan.slots, config.rollout_solver)
+        results = [
+            (part.slots, self.method.update(self.field, teachers, part.batch, part.grid, limits))
+            for part in batches
+        ]
+        return in_order_of_slots(results)
 
     def _grid_of(self, route: int, row: int) -> SigmaGrid:
         return self.family.grid(self.config.num_rollout_steps, self.prepared[route].shape(row))
