@@ -245,7 +245,7 @@ def _check_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: 
 
 def _settled(run: Mapping[str, Any]) -> dict[str, Any]:
     """Settings in full: with the defaults of keys that came later, and with the method's own query law."""
-    settings = {key: value for key, value in run.items() if key != "rows"}
+    settings = {key: value for key, value in run.items() if key not in ("rows", PROCESSES)}
     try:
         config = RunConfig(**settings)
     except ConfigError:  # of a version that had other keys: compared as they are
@@ -253,7 +253,7 @@ def _settled(run: Mapping[str, Any]) -> dict[str, Any]:
     if config.query is None and config.method.default_query is not None:
         law = config.query_law
         config = replace(config, query=QuerySettings(alpha=law.alpha, beta=law.beta))
-    return {**run, **as_mapping(config)}
+    return {PROCESSES: 1, **run, **as_mapping(config)}
 
 
 def _samples(settings: Mapping[str, Any]) -> int:
