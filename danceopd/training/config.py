@@ -190,7 +190,9 @@ class TrainConfig:
     )
     student: StudentConfig = Field(default_factory=StudentConfig, description="What is trained.")
     max_steps: Integer = Field(default=3000, ge=1, description="Optimizer updates of the whole run.")
-    batch_size: Integer = Field(default=4, ge=1, description="Samples of one forward and backward pass.")
+    batch_size: Integer = Field(
+        default=4, ge=1, description="Samples of one forward and backward pass, in each process."
+    )
     gradient_accumulation_steps: Integer = Field(
         default=4, ge=1, description="Passes summed into one update; an update sees batch_size times this."
     )
