@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from danceopd.families.config import StudentConfig, Teacher
-from danceopd.flow import Condition, SigmaGrid, VelocityField
+from danceopd.flow import Condition, SigmaGrid, VelocityField, upload
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ class EncodedWhenAsked:
 
     def target(self, rows: Sequence[int], /) -> Tensor:
         """The rows' targets, encoded now."""
-        return torch.stack([self._latent(row) for row in rows]).to(self.family.device)
+        return upload(torch.stack([self._latent(row) for row in rows]), self.family.device)
 
     def mask(self, rows: Sequence[int], /) -> Tensor:
         """The rows' masks, averaged over the cells of the latent."""
-        return torch.stack([self._shares(row) for row in rows]).to(self.family.device)
+        return upload(torch.stack([self._shares(row) for row in rows]), self.family.device)
 
     def _shares(self, row: int) -> Tensor:
         mask, (height, width) = self.examples[row].mask, self.sample_shape[-2:]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from danceopd.flow import upload
+
 Encoded = Mapping[str, Tensor]
 """What an encoder made of one prompt or one image, by the names that the family's adapter uses; no batch."""
 
@@ -87,5 +89,5 @@ def stack_sources(rows: Sequence[PromptRow], name: str, dtype: torch.dtype) -> l
 
 def _moved(tensor: Tensor, device: torch.device | str, moved: dict[int, Tensor]) -> Tensor:
     if id(tensor) not in moved:
-        moved[id(tensor)] = tensor.to(device, non_blocking=True)
+        moved[id(tensor)] = upload(tensor, torch.device(device))
     return moved[id(tensor)]

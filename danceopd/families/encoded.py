@@ -11,6 +11,7 @@ from torch import Tensor
 
 from danceopd.data import TensorCache
 from danceopd.families.conditions import Encoded, PromptRow, RowsCondition
+from danceopd.flow import upload
 
 TARGET: Final = "latent"  # what the cache calls the one tensor of a target
 MASK: Final = "mask"  # and of a mask
@@ -63,7 +64,7 @@ class EncodedRows:
         Raises:
             ValueError: a row has no target, or rows were prepared without them.
         """
-        return torch.stack([self._latent(row) for row in rows]).to(self.device)
+        return upload(torch.stack([self._latent(row) for row in rows]), self.device)
 
     def _latent(self, row: int) -> Tensor:
         key = self.entries[row].target
@@ -79,7 +80,7 @@ class EncodedRows:
         """
         if not self.has_masks:
             raise ValueError("masks were not asked for: prepare the rows with masks=True.")
-        return torch.stack([self._shares(row) for row in rows]).to(self.device)
+        return upload(torch.stack([self._shares(row) for row in rows]), self.device)
 
     def _shares(self, row: int) -> Tensor:
         key = self.entries[row].mask

@@ -36,7 +36,7 @@ from danceopd.families.students import (
     lora_student,
     other_transformer,
 )
-from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
+from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField, upload
 
 STUDENT = "student"
 
@@ -64,10 +64,10 @@ class Predict:
             return self.conventions.velocity(model, sample, sigma, condition.rows, self.guidance)
         parts = []
         for rows in groups:
-            there = rows.to(sample.device, non_blocking=True)
+            there = upload(rows, sample.device)
             alike = condition.take(rows).rows
             parts.append(self.conventions.velocity(model, sample[there], sigma[there], alike, self.guidance))
-        back = torch.argsort(torch.cat(groups)).to(sample.device, non_blocking=True)
+        back = upload(torch.argsort(torch.cat(groups)), sample.device)
         return torch.cat(parts)[back]
 
 

@@ -15,6 +15,7 @@ from danceopd.flow.rollout import Rollout, Solver, rollout
 from danceopd.flow.routing import route_probabilities, routed_velocity
 from danceopd.flow.sigmas import SigmaGrid, shift_sigma
 from danceopd.flow.stochastic import Trajectory, stochastic_rollout
+from danceopd.flow.transfer import upload
 
 __all__ = [
     "QUERY_LAWS",
@@ -38,4 +39,5 @@ __all__ = [
     "routed_velocity",
     "shift_sigma",
     "stochastic_rollout",
+    "upload",
 ]

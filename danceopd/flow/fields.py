@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from danceopd import ops
 from danceopd.flow.conditions import Condition
+from danceopd.flow.transfer import upload
 
 Predict = Callable[[Any, Tensor, Tensor, Any], Tensor]
 """``predict(model, sample, sigma, condition) -> velocity``: one family's model under the sigma contract."""
@@ -117,5 +118,5 @@ class MixtureField:
     def __call__(self, sample: Tensor, sigma: Tensor, condition: Any) -> Tensor:
         """Weighted velocity [B, ...]; see `VelocityField`."""
         velocities = [field(sample, sigma, condition) for field in self.fields]
-        weights = torch.tensor(self.weights, dtype=torch.float32, device=sample.device)
+        weights = upload(torch.tensor(self.weights, dtype=torch.float32), sample.device)
         return ops.blend(velocities, weights)

@@ -13,6 +13,7 @@ from danceopd.flow.conditions import Condition
 from danceopd.flow.fields import GuidedField, VelocityField
 from danceopd.flow.forwards import Forward, plan_forwards
 from danceopd.flow.sigmas import SigmaGrid
+from danceopd.flow.transfer import upload
 
 Solver = Literal["euler", "ab2"]
 """Euler's step, or Adams and Bashforth's of second order, which remembers the velocity before."""
@@ -71,10 +72,11 @@ def rollout(
     order = torch.argsort(states[:, -1], descending=True, stable=True)
     states = states[order]
     forwards = plan_forwards(states[:, -1].tolist(), batch_size or batch)
-    sample = noise.float()[order]
+    sample = noise.float()[upload(order, noise.device)]
     passed = _descend(field, sample, grid, condition.take(order), forwards, solver, states[:, :-1])
-    reached = torch.cat([passed, sample[:, None]], dim=1)[torch.argsort(order)]
-    sigma = grid.tensor()[stop].to(noise.device)
+    back = upload(torch.argsort(order), noise.device)
+    reached = torch.cat([passed, sample[:, None]], dim=1)[back]
+    sigma = upload(grid.tensor()[stop], noise.device)
     return Rollout(reached.reshape(*stop.shape, *noise.shape[1:]), sigma, forwards=int(states[:, -1].sum()))
 
 
@@ -124,7 +126,7 @@ class Levels:
         self._ends = list(accumulate((len(forward.rows) for forward in forwards), initial=0))
         states = torch.tensor([state for forward in forwards for state in forward.states], dtype=torch.int64)
         levels = grid.tensor()
-        self._here, self._there = levels[states].to(device), levels[(states + 1)].to(device)
+        self._here, self._there = upload(levels[states], device), upload(levels[states + 1], device)
 
     def of(self, index: int) -> tuple[Tensor, float | Tensor, float | Tensor]:
         """For the field fp32 [A], and for the step: one number where all samples are at the same state."""
@@ -207,7 +209,7 @@ class AdamsBashforth:
         ratios = [self._ratios[state] for state in states]
         scale: float | Tensor = 1.0 + ratios[0]
         if any(ratio != ratios[0] for ratio in ratios):
-            scale = torch.tensor([1.0 + ratio for ratio in ratios], device=sample.device)
+            scale = upload(torch.tensor([1.0 + ratio for ratio in ratios]), sample.device)
         # Past and present are blended as guidance blends its branches, within the pass of the step.
         ops.euler_step(sample, velocity, here, there, uncond=previous, guidance_scale=scale, out=sample)
         self._previous = dict(zip(self._rows, velocity, strict=True))
@@ -217,13 +219,13 @@ def _get(sample: Tensor, rows: tuple[int, ...]) -> Tensor:
     """The rows, as a view where they are neighbours."""
     if rows == tuple(range(rows[0], rows[0] + len(rows))):
         return sample[rows[0] : rows[0] + len(rows)]
-    return sample[torch.tensor(rows)]
+    return sample[upload(torch.tensor(rows), sample.device)]
 
 
 def _put(sample: Tensor, rows: tuple[int, ...], moved: Tensor) -> None:
     """Write rows back that `_get` has taken, unless they are a view."""
     if moved.untyped_storage().data_ptr() != sample.untyped_storage().data_ptr():
-        sample[torch.tensor(rows)] = moved
+        sample[upload(torch.tensor(rows), sample.device)] = moved
 
 
 def _check(

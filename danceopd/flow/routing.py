@@ -10,6 +10,7 @@ from torch import Tensor
 
 from danceopd.flow.conditions import Condition
 from danceopd.flow.fields import VelocityField
+from danceopd.flow.transfer import upload
 
 
 def route_probabilities(weights: Sequence[float]) -> tuple[float, ...]:
@@ -62,9 +63,9 @@ def routed_velocity(
 
     order = torch.argsort(index, stable=True)
     groups = order.split(torch.bincount(index, minlength=len(fields)).tolist())
-    velocities = [
-        field(sample[rows], sigma[rows], condition.take(rows))
-        for field, rows in zip(fields, groups, strict=True)
-        if len(rows)
-    ]
-    return torch.cat(velocities)[torch.argsort(order)]
+    velocities = []
+    for field, rows in zip(fields, groups, strict=True):
+        if len(rows):
+            there = upload(rows, sample.device)
+            velocities.append(field(sample[there], sigma[there], condition.take(rows)))
+    return torch.cat(velocities)[upload(torch.argsort(order), sample.device)]

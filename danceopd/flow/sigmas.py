@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from danceopd.flow.transfer import upload
+
 
 def shift_sigma(sigma: float, shift: float) -> float:
     """Move a noise level towards noise: ``shift * sigma / (1 + (shift - 1) * sigma)``.
@@ -65,7 +67,7 @@ class SigmaGrid:
 
     def tensor(self, device: torch.device | str = "cpu") -> Tensor:
         """The levels as fp32 [N + 1]."""
-        return torch.tensor(self.values, dtype=torch.float32, device=device)
+        return upload(torch.tensor(self.values, dtype=torch.float32), torch.device(device))
 
 
 def _preview(values: tuple[float, ...]) -> str:

@@ -13,6 +13,7 @@ from danceopd import ops
 from danceopd.flow.conditions import Condition
 from danceopd.flow.fields import VelocityField
 from danceopd.flow.sigmas import SigmaGrid
+from danceopd.flow.transfer import upload
 
 _STREAM: Final = 0x736465  # "sde": keeps these numbers apart from other uses of the same seed
 
@@ -54,7 +55,7 @@ def stochastic_rollout(
         batch_size: samples per evaluation at most; None means all.
     """
     count = noise.shape[0]
-    seeds = step_seeds(seed, grid.num_steps).to(noise.device)
+    seeds = upload(step_seeds(seed, grid.num_steps), noise.device)
     sample = torch.empty(count, grid.num_steps + 1, *noise.shape[1:], device=noise.device)
     log_prob = torch.empty(count, grid.num_steps, device=noise.device)
     sample[:, 0] = noise

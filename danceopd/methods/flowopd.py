@@ -13,7 +13,14 @@ from pydantic import Field
 from torch import Tensor
 
 from danceopd import ops
-from danceopd.flow import SigmaGrid, Trajectory, VelocityField, routed_velocity, stochastic_rollout
+from danceopd.flow import (
+    SigmaGrid,
+    Trajectory,
+    VelocityField,
+    routed_velocity,
+    stochastic_rollout,
+    upload,
+)
 from danceopd.methods.base import Batch, Limits, Teachers, UpdateResult
 from danceopd.methods.matching import micro_batches
 from danceopd.settings import Integer, Number, Text, settings
@@ -80,9 +87,8 @@ class FlowOPD:
         error = torch.empty_like(divergence)
         for places in micro_batches(batch.route.repeat_interleave(steps), limits.micro_batch_size):
             share = len(places) / (steps * (limits.samples_per_update or count))
-            divergence[places], error[places] = self._learn(
-                student, teachers, batch, path, grid, places, share
-            )
+            there = upload(places, divergence.device)
+            divergence[there], error[there] = self._learn(student, teachers, batch, path, grid, places, share)
         divergence, error = divergence.view(count, steps), error.view(count, steps)
         sigma = grid.tensor(batch.noise.device)[:-1].expand(count, steps)
         return UpdateResult(divergence.mean(dim=1), error, sigma, forwards=count * steps)
@@ -99,11 +105,15 @@ class FlowOPD:
     ) -> tuple[Tensor, Tensor]:
         """Backward of `share` times the mean loss of some steps; their divergence and velocity error."""
         steps = path.log_prob.shape[1]
-        rows, states = places // steps, places % steps
-        sample, reached = path.sample[rows, states], path.sample[rows, states + 1]
+        rows = places // steps
+        condition = batch.condition.take(rows)
+        # The steps of all samples as one axis; a sample has one state more than it has steps.
+        step_at = upload(places, path.sample.device)
+        state_at = upload(places + rows, path.sample.device)
+        samples, states = path.sample.flatten(0, 1), upload(places % steps, path.sample.device)
+        sample, reached = samples[state_at], samples[state_at + 1]
         levels = grid.tensor(sample.device)
         here, there = levels[states], levels[states + 1]
-        condition = batch.condition.take(rows)
 
         def taken(velocity: Tensor) -> ops.SDEStep:
             return ops.sde_step(
@@ -118,7 +128,7 @@ class FlowOPD:
         divergence = ops.transition_kl(step.mean.detach(), goal, step.std.detach())
         loss = ops.policy_loss(
             step.log_prob,
-            path.log_prob[rows, states],
+            path.log_prob.flatten()[step_at],
             -divergence,
             clip_range=self.clip_range,
             advantage_clip=self.advantage_clip,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from danceopd import ops
-from danceopd.flow import Condition, VelocityField, routed_velocity
+from danceopd.flow import Condition, VelocityField, routed_velocity, upload
 from danceopd.methods.base import Batch, Limits, Teachers
 
 Target = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]
@@ -49,24 +49,25 @@ def match_velocity(
     if weight is None and per_sample > 1:
         weight = torch.full_like(sigma, 1.0 / per_sample)
     states, levels = sample.flatten(0, 1), sigma.flatten()
-    weights = None if weight is None else weight.flatten().to(levels.device)
+    weights = None if weight is None else upload(weight.flatten(), levels.device)
     loss, error = torch.empty_like(levels), torch.empty_like(levels)
     for places in micro_batches(batch.route.repeat_interleave(per_sample), limits.micro_batch_size):
         rows = places // per_sample
-        x, level, condition = states[places], levels[places], batch.condition.take(rows)
+        condition, there = batch.condition.take(rows), upload(places, levels.device)
+        x, level = states[there], levels[there]
         with torch.no_grad():
             wanted = target(rows, x, level, condition)
         velocity = student(x, level, condition)
         each, gradient = ops.velocity_mse_with_grad(
             velocity,
             wanted,
-            weight=None if weights is None else weights[places],
-            mask=None if batch.mask is None else batch.mask[rows],
+            weight=None if weights is None else weights[there],
+            mask=None if batch.mask is None else batch.mask[upload(rows, levels.device)],
             grad_scale=len(places) / (limits.samples_per_update or count),
         )
         velocity.backward(gradient)
-        loss[places] = each
-        error[places] = each if weights is None else each / weights[places]
+        loss[there] = each
+        error[there] = each if weights is None else each / weights[there]
     return loss.view(count, per_sample).sum(dim=1), error.view(count, per_sample)
 
 

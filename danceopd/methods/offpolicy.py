@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from danceopd import ops
-from danceopd.flow import SigmaGrid, VelocityField
+from danceopd.flow import SigmaGrid, VelocityField, upload
 from danceopd.methods.base import Batch, Limits, Teachers, UpdateResult
 from danceopd.methods.matching import match_velocity, routed
 from danceopd.settings import settings
@@ -32,7 +32,7 @@ class OffPolicy:
     ) -> UpdateResult:
         """See `danceopd.methods.Method`."""
         assert batch.clean is not None
-        sigma = grid.tensor()[batch.states].to(batch.noise.device)
+        sigma = upload(grid.tensor()[batch.states], batch.noise.device)
         sample = ops.add_noise(batch.clean, batch.noise.float(), sigma[:, 0])
         loss, error = match_velocity(student, routed(teachers, batch), batch, sample[:, None], sigma, limits)
         return UpdateResult(loss, error, sigma, forwards=0)

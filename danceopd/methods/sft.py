@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from danceopd import ops
-from danceopd.flow import Condition, SigmaGrid, VelocityField
+from danceopd.flow import Condition, SigmaGrid, VelocityField, upload
 from danceopd.methods.base import Batch, Limits, Teachers, UpdateResult
 from danceopd.methods.matching import match_velocity
 from danceopd.settings import settings
@@ -39,12 +39,12 @@ class SFT:
         assert batch.clean is not None and batch.offset is not None
         levels, offset = grid.tensor(), batch.offset[:, None]
         here, there = levels[batch.states], levels[batch.states + 1]
-        sigma = (here + offset * (there - here)).to(batch.noise.device)
+        sigma = upload(here + offset * (there - here), batch.noise.device)
         noise = batch.noise.float()
         velocity = noise - batch.clean
 
         def target(rows: Tensor, sample: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-            return velocity[rows]
+            return velocity[upload(rows, velocity.device)]
 
         sample = ops.add_noise(batch.clean, noise, sigma[:, 0])
         loss, error = match_velocity(student, target, batch, sample[:, None], sigma, limits)

@@ -16,6 +16,8 @@ import torch
 from diffusers import Flux2Transformer2DModel
 from torch import Tensor, nn
 
+from danceopd.flow import upload
+
 from .language import EMBEDDING_DIM, MAX_TOKENS, embed, tokenize
 from .world import CHANNELS, IMAGE_SIZE
 
@@ -83,7 +85,7 @@ class ShapesCondition:
 
     def take(self, rows: Tensor) -> ShapesCondition:
         """The condition of some rows [R], in their order."""
-        there = _there(rows, self.tokens.device)
+        there = upload(rows, self.tokens.device)
         return ShapesCondition(self.tokens[there], self.source[there], self.has_source[rows])
 
     def concat(self, other: ShapesCondition) -> ShapesCondition:
@@ -100,7 +102,8 @@ class ShapesCondition:
 
     def to(self, device: torch.device | str) -> ShapesCondition:
         """The same rows on `device`."""
-        return ShapesCondition(self.tokens.to(device), self.source.to(device), self.has_source)
+        place = torch.device(device)
+        return ShapesCondition(upload(self.tokens, place), upload(self.source, place), self.has_source)
 
 
 def patchify(images: Tensor) -> Tensor:
@@ -137,9 +140,9 @@ def predict(model: nn.Module, sample: Tensor, sigma: Tensor, condition: ShapesCo
     groups = [torch.nonzero(with_source == edit).squeeze(1) for edit in (False, True)]
     parts = []
     for edit, rows in zip((False, True), groups, strict=True):
-        there = _there(rows, sample.device)
+        there = upload(rows, sample.device)
         parts.append(_predict_alike(model, sample[there], sigma[there], condition.take(rows), edit=edit))
-    return torch.cat(parts)[_there(torch.argsort(torch.cat(groups)), sample.device)]
+    return torch.cat(parts)[upload(torch.argsort(torch.cat(groups)), sample.device)]
 
 
 def _predict_alike(
@@ -153,13 +156,8 @@ def _predict_alike(
         hidden_states=tokens,
         encoder_hidden_states=embed(condition.tokens).to(dtype),
         timestep=sigma.to(dtype),
-        img_ids=_there(_EDIT_IDS if edit else _TARGET_IDS, device),
-        txt_ids=_there(_TEXT_IDS, device),
+        img_ids=upload(_EDIT_IDS if edit else _TARGET_IDS, device),
+        txt_ids=upload(_TEXT_IDS, device),
         return_dict=False,
     )[0]
     return unpatchify(output[:, :TOKENS])
-
-
-def _there(index: Tensor, device: torch.device) -> Tensor:
-    """A few integers brought to `device` without waiting for what it is doing."""
-    return index.to(device, non_blocking=True)

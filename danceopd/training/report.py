@@ -125,7 +125,8 @@ def _tiles(config: RunConfig, lines: Sequence[Line]) -> dict[str, str]:
     ends = _ends(lines)
     tiles = {
         "updates": f"{lines[-1]['step']:,}",
-        "samples": f"{lines[-1]['step'] * config.samples_per_update:,}",
+        # Counted, since the config does not know over how many processes a run was spread.
+        "samples": f"{lines[-1]['step'] * sum(lines[-1]['samples'].values()):,}",
         "time in updates": str(timedelta(seconds=round(seconds))),
         "samples/s": f"{_mean([line['time']['samples_per_second'] for line in ends[-1]]):.3g}",
     }

@@ -28,6 +28,8 @@ CACHE: Final = "cache"
 CHECKPOINTS: Final = "checkpoints"
 METRICS: Final = "metrics.jsonl"
 CONFIG: Final = "config.yaml"
+PROCESSES: Final = "processes"
+"""How many share the run, among the settings that checkpoints store; 1 where it is not told."""
 
 _MAY_CHANGE: Final = {
     "output_dir",
@@ -43,7 +45,8 @@ _MAY_CHANGE: Final = {
     "validation",
     "report_to",
 }
-_SPLIT: Final = ("batch_size", "gradient_accumulation_steps")  # may change while their product stays
+# May change while their product stays.
+_SPLIT: Final = ("batch_size", "gradient_accumulation_steps", PROCESSES)
 
 
 class Start(NamedTuple):
@@ -52,10 +55,12 @@ class Start(NamedTuple):
     Attributes:
         checkpoint: None for the beginning.
         damaged: newer checkpoints that could not be read, newest first, and what is wrong with each.
+        path: of the checkpoint's folder.
     """
 
     checkpoint: Checkpoint | None
     damaged: Mapping[Path, DamagedCheckpointError] = MappingProxyType({})
+    path: Path | None = None
 
 
 def find_start(
@@ -85,7 +90,7 @@ def find_start(
         if not here and (folder / CONFIG).exists():
             _check_same_run(_settings_of(folder, run), run, folder)
         _check_same_content(checkpoint, content, Path(resume))
-        return Start(checkpoint)
+        return Start(checkpoint, path=Path(resume))
     if not resume:
         held = [name for name in (CONFIG, METRICS) if (folder / name).exists()] + [path.name for path in here]
         if held:
@@ -114,7 +119,7 @@ def _newest_whole(checkpoints: list[Path]) -> Start:
     damaged: dict[Path, DamagedCheckpointError] = {}
     for path in reversed(checkpoints):
         try:
-            return Start(load_checkpoint(path), damaged)
+            return Start(load_checkpoint(path), damaged, path)
         except DamagedCheckpointError as error:
             damaged[path] = error
     newest = damaged[checkpoints[-1]]
@@ -150,8 +155,8 @@ def tell_start(start: Start, made_of: Mapping[str, Any]) -> None:
 
 
 def _settings_of(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config of a run without checkpoints says; it does not know the row counts."""
-    return {"rows": run["rows"], **as_mapping(load_run_config(folder / CONFIG))}
+    """What the config of a run without checkpoints says; it does not know row counts and processes."""
+    return {"rows": run["rows"], PROCESSES: run[PROCESSES], **as_mapping(load_run_config(folder / CONFIG))}
 
 
 @contextmanager
@@ -225,7 +230,7 @@ def _check_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: 
     may_change = set(_MAY_CHANGE)
     if saved.get("lr_schedule") == wanted["lr_schedule"] == "constant":
         may_change.add("max_steps")
-    if all(key in saved for key in _SPLIT) and _samples(saved) == _samples(wanted):
+    if _samples(saved) == _samples(wanted):
         may_change.update(_SPLIT)
     before, now = _flat(saved), _flat(wanted)
     for key in sorted({*before, *now}):
@@ -253,7 +258,7 @@ def _settled(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _samples(settings: Mapping[str, Any]) -> int:
     """Samples of one update."""
-    return math.prod(int(settings[key]) for key in _SPLIT)
+    return math.prod(int(settings.get(key, 1)) for key in _SPLIT)
 
 
 def _check_no_later(folder: Path, here: list[Path], step: int, resume: Path) -> None:
