@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format docs bench clean
 
 help:
 	@echo "make demo    build, distil the shipped experts into one student, show the scoreboard (minutes)"
 	@echo "make test    build and run every test that this machine can run"
 	@echo "make lint    ruff, mypy, clang-format: report"
 	@echo "make format  ruff, clang-format: repair"
+	@echo "make docs    write docs/cli and docs/config.md anew from the help of the commands and settings"
 	@echo "make bench   kernels against eager, hand-tuned eager and torch.compile"
 	@echo "make clean   remove the environment and all build products"
 
@@ -52,6 +53,9 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*' 'tests/ops/cuda_on_host/*')
+
+docs: $(VENV)/package.stamp
+	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/package.stamp
 	$(PIP) --no-build-isolation --config-settings=build-dir=build/editable --editable ".[bench]"

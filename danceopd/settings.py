@@ -21,6 +21,13 @@ Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict(), Field(min_length=1)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What help calls the type of a field that has its own validator; it stands inside `Annotated`."""
+
+    text: str
+
+
 class ConfigError(ValueError):
     """A setting that cannot be used: an unknown key, a value out of range, a file that is not there."""
 

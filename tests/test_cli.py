@@ -22,6 +22,7 @@ import danceopd.training.loading
 from danceopd import cli
 from danceopd.families import usable_device
 from danceopd.pictures import read_png, write_pngs
+from tests.page.html import Page
 from tests.training.tiny import TinyFamily
 
 ROOT = Path(__file__).parents[1]
@@ -69,10 +70,11 @@ def told(result: Result, *words: str, code: int = 2) -> None:
     """The result is one sentence on stderr with these words, and nothing on stdout."""
     assert result.exit_code == code, result.output
     assert result.stdout == ""
-    assert result.stderr.startswith("danceopd: ") and result.stderr.count("\n") == 1, result.stderr
-    assert "Traceback" not in result.stderr
+    # The tiny family's experts are random, which a check warns of before it comes to the mistake.
+    (sentence,) = [line for line in result.stderr.splitlines() if "weights are untrained" not in line]
+    assert sentence.startswith("danceopd: ") and "Traceback" not in sentence
     for word in words:
-        assert word in result.stderr
+        assert word in sentence
 
 
 def test_train_then_sample(config: Path, tmp_path: Path) -> None:
@@ -159,7 +161,8 @@ def test_a_mistake_in_the_config_is_one_sentence(
 
 def test_check_tells_its_steps_and_draws_samples(config: Path, tmp_path: Path) -> None:
     result = run("check", config)
-    assert result.exit_code == 0 and result.stderr == ""
+    assert result.exit_code == 0
+    assert all(line.endswith("the weights are untrained.") for line in result.stderr.splitlines())
     lines = [line.split() for line in result.stdout.splitlines()]
     assert [tick for tick, *_ in lines] == ["✓"] * 7
     steps = ["config", "data", "resources", "teachers", "self-test", "estimate", "samples"]
@@ -173,7 +176,8 @@ def test_check_without_samples_writes_nothing(config: Path, tmp_path: Path) -> N
     result = run("check", config, "--no-samples", "--json")
     report = json.loads(result.stdout)
     assert report["samples"] is None and report["estimate"]["memory"]["total"] > 0
-    assert report["self_test"] == {"losses": {"one": 0.0}, "start": True}
+    assert report["self_test"]["losses"] == {"one": 0.0} and report["self_test"]["start"] is True
+    assert set(report["self_test"]["fields"]["one"]["misses"]) == {"0.9", "0.5", "0.1"}
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
     told(run("check", config, "--no-samples", "--out", tmp_path), "--no-samples draws none")
     told(run("check", config, "--out", "/proc/none"), "--out '/proc/none' cannot be written")
@@ -366,7 +370,7 @@ def test_info_fails_with_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "kernel 'guide' is wrong on cpu in float32" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["info", "demo", "train", "check", "sample", "eval"])
+@pytest.mark.parametrize("command", ["info", "demo", "check", "sample", "eval", "report"])
 def test_help_needs_no_torch(command: str) -> None:
     code = (
         "import sys\nfrom danceopd.cli import app\n"
@@ -400,3 +404,13 @@ def test_the_module_runs_as_the_command() -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "danceopd: cannot read the config 'none.yaml': No such file or directory.\n"
+
+
+def test_report_is_written_anew_at_any_time(config: Path, tmp_path: Path) -> None:
+    told(run("report", tmp_path / "none"), "is not the folder of a run")
+    assert run("train", config, "max_steps=2", "--no-check").exit_code == 0
+    (path,) = tmp_path.rglob("report.html")
+    path.unlink()
+    result = run("report", path.parent)
+    assert (result.exit_code, result.stdout) == (0, f"{path}\n")
+    assert "Finished: 2 updates." in Page(path).text

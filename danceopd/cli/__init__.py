@@ -1,4 +1,4 @@
-"""The command line: ``danceopd info | demo | train | check | sample | eval | export``.
+"""The command line: ``danceopd info | demo | train | check | sample | eval | report | export``.
 
 A user's mistake ends in one sentence on stderr and exit code 2, training that fails on the way in exit
 code 1, and training stopped by a signal in 128 plus its number. ``--debug`` shows the traceback instead.
@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
-from danceopd.cli import check, demo, evaluate, export, info, sample, train
+from danceopd.cli import check, demo, evaluate, export, info, report, sample, train
 from danceopd.cli.errors import OneSentenceErrors
+from danceopd.cli.settings_help import WithSettings
 
 __all__ = ["app", "main"]
 
@@ -39,10 +40,11 @@ def _danceopd(
 # In the order of the help.
 app.command()(info.info)
 app.command()(demo.demo)
-app.command()(train.train)
+app.command(cls=WithSettings)(train.train)
 app.command()(check.check)
 app.command()(sample.sample)
 app.command("eval")(evaluate.evaluate)
+app.command()(report.report)
 app.command()(export.export)
 
 

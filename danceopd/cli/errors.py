@@ -25,7 +25,8 @@ def _is_a_bug(error: Exception) -> bool:
     """Whether the error is ours, so that its traceback is worth more than a sentence."""
     if isinstance(error, ImportError):
         return (error.name or "").startswith("danceopd")
-    return isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError"
+    told = type(error).__module__.startswith("danceopd") or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, RuntimeError) and not told
 
 
 def _fail(error: Exception) -> NoReturn:

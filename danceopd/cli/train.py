@@ -30,7 +30,8 @@ def train(
 ) -> None:
     """Train a student as CONFIG says; the same command continues a run that was stopped.
 
-    Ctrl-C (or SIGTERM) finishes the update at hand, saves a checkpoint and ends.
+    Ctrl-C (or SIGTERM) finishes the update at hand, saves a checkpoint and ends. On several GPUs:
+    torchrun --nproc-per-node 8 -m danceopd train CONFIG; batch_size counts for each of them.
     """
     from danceopd.training import DanceOPDTrainer, check_run
 
@@ -43,9 +44,10 @@ def train(
     if check:
         # Where it would continue is for the training itself to find out, under its lock.
         report, trainer = check_run(run, family=family, resume=None)
-        for warning in report.warnings:
-            typer.echo(f"danceopd: {warning}", err=True)
-        if run.progress:
+        if trainer.ranks.is_first:
+            for warning in report.warnings:
+                typer.echo(f"danceopd: {warning}", err=True)
+        if run.progress and trainer.ranks.is_first:
             typer.echo(report.estimate.line(), err=True)
     else:
         trainer = DanceOPDTrainer(family=family, teachers=run.teachers, routes=run.routes, config=run)
@@ -54,6 +56,10 @@ def train(
         again = shlex.join(
             ["danceopd", "train", str(config), *(overrides or []), *([] if check else ["--no-check"])]
         )
-        typer.echo(f"Stopped after {result.step} of {run.max_steps} updates; to go on: {again}", err=True)
+        if trainer.ranks.size > 1:
+            again = f"the command that started its {trainer.ranks.size} processes"
+        if trainer.ranks.is_first:
+            typer.echo(f"Stopped after {result.step} of {run.max_steps} updates; to go on: {again}", err=True)
         raise typer.Exit(128 + result.stopped_by)
-    typer.echo(f"{result.step} updates done; the student is in {result.exported}", err=True)
+    if trainer.ranks.is_first:
+        typer.echo(f"{result.step} updates done; the student is in {result.exported}", err=True)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 
 def usable_device(name: str | torch.device) -> torch.device:
     """The device called ``name``: cpu, cuda or cuda:N.
+
+    Where a launcher (``torchrun``, ``accelerate launch``) has started several processes, cuda is the GPU that
+    is this process's own: that of its LOCAL_RANK, or the only one that it sees.
 
     Raises:
         ValueError: it is of another kind, or torch does not see it here.
@@ -17,6 +22,9 @@ def usable_device(name: str | torch.device) -> torch.device:
         raise ValueError(f"device '{name}' is unknown: use cpu, cuda or cuda:N.") from None
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device '{name}' is not supported: use cpu, cuda or cuda:N.")
+    if device == torch.device("cuda") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        alone = torch.cuda.device_count() == 1
+        device = torch.device("cuda", 0 if alone else int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ValueError(

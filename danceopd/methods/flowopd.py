@@ -32,6 +32,9 @@ class FlowOPD:
 
     A = -KL(student || teacher) of a step, bounded; r is the ratio of the step's probability under the student
     that learns to that under the student that took it.
+
+    This A is known before the step is drawn, so the expectation of its gradient, A times the score, is zero:
+    what a run does without an anchor comes from the scatter of the estimate, and wants small learning rates.
     """
 
     name: ClassVar[str] = "flowopd"
@@ -85,9 +88,7 @@ class FlowOPD:
         for places in micro_batches(batch.route.repeat_interleave(steps), limits.micro_batch_size):
             share = len(places) / (steps * (limits.samples_per_update or count))
             there = upload(places, divergence.device)
-            divergence[there], error[there] = self._learn(
-                student, teachers, batch, path, grid, places, share
-            )
+            divergence[there], error[there] = self._learn(student, teachers, batch, path, grid, places, share)
         divergence, error = divergence.view(count, steps), error.view(count, steps)
         sigma = grid.tensor(batch.noise.device)[:-1].expand(count, steps)
         return UpdateResult(divergence.mean(dim=1), error, sigma, forwards=count * steps)

@@ -7,7 +7,14 @@ from danceopd.training.check import CheckedRun, CheckReport, check_run
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from danceopd.training.config import QuerySettings, Route, RunConfig, TrainConfig, ValidationSettings
 from danceopd.training.config_file import load_run_config, write_config
-from danceopd.training.errors import CheckpointError, DamagedCheckpointError, DivergedError, OutOfMemoryError
+from danceopd.training.distributed import Ranks
+from danceopd.training.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    DivergedError,
+    OutOfMemoryError,
+    RankError,
+)
 from danceopd.training.loading import LoadedStudent, load_student
 from danceopd.training.metrics import read_metrics
 from danceopd.training.plan import Plan, SlotPlan
@@ -29,6 +36,8 @@ __all__ = [
     "OutOfMemoryError",
     "Plan",
     "QuerySettings",
+    "RankError",
+    "Ranks",
     "Route",
     "RunConfig",
     "SlotPlan",

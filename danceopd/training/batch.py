@@ -10,7 +10,7 @@ from torch import Tensor
 
 from danceopd.families import Family, Prepared
 from danceopd.flow import Condition, SigmaGrid, draw_noise, upload
-from danceopd.methods import Batch
+from danceopd.methods import Batch, UpdateResult
 from danceopd.training.plan import SlotPlan
 
 
@@ -68,6 +68,21 @@ def build_batches(
             mask=mask,
         )
         yield PlannedBatch(positions, batch, family.grid(num_steps, shape))
+
+
+def in_order_of_slots(results: Sequence[tuple[Sequence[int], UpdateResult]]) -> UpdateResult:
+    """What the batches of an update saw, on the CPU and in the order of their slots.
+
+    Args:
+        results: of each batch, with its positions in the update. They are read here, at the end, so that no
+            batch waits for the one before it.
+    """
+    order = torch.argsort(torch.tensor([slot for slots, _ in results for slot in slots]))
+    rows = [torch.cat([seen.loss[:, None], seen.error, seen.sigma], dim=1) for _, seen in results]
+    every = torch.cat([part.cpu() for part in rows])[order]
+    states = (every.shape[1] - 1) // 2
+    loss, error, sigma = every.split([1, states, states], dim=1)
+    return UpdateResult(loss[:, 0], error, sigma, sum(seen.forwards for _, seen in results))
 
 
 def _read(slots: Sequence[SlotPlan], read: Sequence[Callable[[Sequence[int]], Tensor]]) -> Tensor:

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, Ty
 from danceopd.families import StudentConfig, Teacher
 from danceopd.flow import QUERY_LAWS, QueryLaw, Solver
 from danceopd.methods import METHODS, DanceOPD, Method, make_method
-from danceopd.settings import ConfigError, Flag, Integer, Number, Text, nearest, settings
+from danceopd.settings import ConfigError, Flag, Integer, Number, Shown, Text, nearest, settings
 
 _LOW: Final = QUERY_LAWS["low"]
 
@@ -40,8 +40,8 @@ def _written(value: Any) -> str:
     return value if isinstance(value, str) else f"<dataset {getattr(value, '_fingerprint', 'in memory')}>"
 
 
-Data = Annotated[Any, PlainValidator(_rows), PlainSerializer(_written, return_type=str)]
-Folder = Annotated[str | Path, PlainValidator(_folder)]
+Data = Annotated[Any, PlainValidator(_rows), PlainSerializer(_written, return_type=str), Shown("text")]
+Folder = Annotated[str | Path, PlainValidator(_folder), Shown("path of a folder")]
 
 
 @settings
@@ -115,7 +115,7 @@ def _law_of_name(value: object) -> object:
     return QuerySettings(alpha=QUERY_LAWS[value].alpha, beta=QUERY_LAWS[value].beta)
 
 
-Query = Annotated[QuerySettings, BeforeValidator(_law_of_name)]
+Query = Annotated[QuerySettings, BeforeValidator(_law_of_name), Shown("name or mapping (see below)")]
 
 
 def _method(value: object) -> object:
@@ -139,7 +139,9 @@ def _described(method: Any) -> str | dict[str, Any]:
     return {"name": method.name, **options} if options else str(method.name)
 
 
-MethodSettings = Annotated[Any, PlainValidator(_method), PlainSerializer(_described)]
+MethodSettings = Annotated[
+    Any, PlainValidator(_method), PlainSerializer(_described), Shown("name or mapping (see below)")
+]
 
 
 @settings
@@ -188,7 +190,9 @@ class TrainConfig:
     )
     student: StudentConfig = Field(default_factory=StudentConfig, description="What is trained.")
     max_steps: Integer = Field(default=3000, ge=1, description="Optimizer updates of the whole run.")
-    batch_size: Integer = Field(default=4, ge=1, description="Samples of one forward and backward pass.")
+    batch_size: Integer = Field(
+        default=4, ge=1, description="Samples of one forward and backward pass, in each process."
+    )
     gradient_accumulation_steps: Integer = Field(
         default=4, ge=1, description="Passes summed into one update; an update sees batch_size times this."
     )

@@ -35,3 +35,11 @@ class OutOfMemoryError(MemoryError):
 
 class DivergedError(FloatingPointError):
     """Training met a loss or gradient that is not finite; the state before that update has been saved."""
+
+
+class RankError(RuntimeError):
+    """Another process of the run has failed or is gone; the message says what to do."""
+
+
+class RanksDifferError(RankError):
+    """The processes of a run hold different weights."""

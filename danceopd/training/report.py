@@ -20,15 +20,13 @@ from danceopd.training.config import RunConfig
 from danceopd.training.config_file import load_run_config
 from danceopd.training.grids import GRIDS
 from danceopd.training.metrics import read_metrics
+from danceopd.training.provenance import PROVENANCE
 from danceopd.training.result import TrainResult
 from danceopd.training.routes import name_routes
 from danceopd.training.run_folder import CHECKPOINTS, CONFIG, METRICS
 
 REPORT: Final = "report.html"
-_PROVENANCE: Final = "provenance.json"
-_SCORES: Final = (
-    "scores"  # scores.json is the student's, scores-NAME.json another model's, both of `danceopd eval`
-)
+_SCORES: Final = "scores"  # scores.json is the student's, scores-NAME.json another model's
 _MOST_PICTURES: Final = 6
 _WIDEST: Final = 1400  # pixels of a picture
 _ENOUGH: Final = 10  # lines of metrics that a beginning and an end can be told apart in
@@ -127,7 +125,8 @@ def _tiles(config: RunConfig, lines: Sequence[Line]) -> dict[str, str]:
     ends = _ends(lines)
     tiles = {
         "updates": f"{lines[-1]['step']:,}",
-        "samples": f"{lines[-1]['step'] * config.samples_per_update:,}",
+        # Counted, since the config does not know over how many processes a run was spread.
+        "samples": f"{lines[-1]['step'] * sum(lines[-1]['samples'].values()):,}",
         "time in updates": str(timedelta(seconds=round(seconds))),
         "samples/s": f"{_mean([line['time']['samples_per_second'] for line in ends[-1]]):.3g}",
     }
@@ -232,7 +231,7 @@ def _scores(folder: Path) -> dict[str, Any]:
 
 
 def _versions(folder: Path) -> dict[str, str]:
-    path = folder / _PROVENANCE
+    path = folder / PROVENANCE
     return dict(json.loads(path.read_text(encoding="utf-8"))["versions"]) if path.is_file() else {}
 
 

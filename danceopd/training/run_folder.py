@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 
 from danceopd.settings import ConfigError
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, set_aside
-from danceopd.training.config import as_mapping
+from danceopd.training.config import QuerySettings, RunConfig, as_mapping
 from danceopd.training.config_file import load_run_config
 from danceopd.training.errors import CheckpointError, DamagedCheckpointError
 from danceopd.training.provenance import Content, check_same_content, tell_changed_versions
@@ -27,6 +28,8 @@ CACHE: Final = "cache"
 CHECKPOINTS: Final = "checkpoints"
 METRICS: Final = "metrics.jsonl"
 CONFIG: Final = "config.yaml"
+PROCESSES: Final = "processes"
+"""How many share the run, among the settings that checkpoints store; 1 where it is not told."""
 
 _MAY_CHANGE: Final = {
     "output_dir",
@@ -42,7 +45,8 @@ _MAY_CHANGE: Final = {
     "validation",
     "report_to",
 }
-_SPLIT: Final = ("batch_size", "gradient_accumulation_steps")  # may change while their product stays
+# May change while their product stays.
+_SPLIT: Final = ("batch_size", "gradient_accumulation_steps", PROCESSES)
 
 
 class Start(NamedTuple):
@@ -51,10 +55,12 @@ class Start(NamedTuple):
     Attributes:
         checkpoint: None for the beginning.
         damaged: newer checkpoints that could not be read, newest first, and what is wrong with each.
+        path: of the checkpoint's folder.
     """
 
     checkpoint: Checkpoint | None
     damaged: Mapping[Path, DamagedCheckpointError] = MappingProxyType({})
+    path: Path | None = None
 
 
 def find_start(
@@ -84,7 +90,7 @@ def find_start(
         if not here and (folder / CONFIG).exists():
             _check_same_run(_settings_of(folder, run), run, folder)
         _check_same_content(checkpoint, content, Path(resume))
-        return Start(checkpoint)
+        return Start(checkpoint, path=Path(resume))
     if not resume:
         held = [name for name in (CONFIG, METRICS) if (folder / name).exists()] + [path.name for path in here]
         if held:
@@ -113,7 +119,7 @@ def _newest_whole(checkpoints: list[Path]) -> Start:
     damaged: dict[Path, DamagedCheckpointError] = {}
     for path in reversed(checkpoints):
         try:
-            return Start(load_checkpoint(path), damaged)
+            return Start(load_checkpoint(path), damaged, path)
         except DamagedCheckpointError as error:
             damaged[path] = error
     newest = damaged[checkpoints[-1]]
@@ -149,8 +155,8 @@ def tell_start(start: Start, made_of: Mapping[str, Any]) -> None:
 
 
 def _settings_of(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config of a run without checkpoints says; it does not know the row counts."""
-    return {"rows": run["rows"], **as_mapping(load_run_config(folder / CONFIG))}
+    """What the config of a run without checkpoints says; it does not know row counts and processes."""
+    return {"rows": run["rows"], PROCESSES: run[PROCESSES], **as_mapping(load_run_config(folder / CONFIG))}
 
 
 @contextmanager
@@ -220,10 +226,11 @@ def export_whole(folder: Path, export: Callable[[Path], Path]) -> Path:
 
 
 def _check_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
+    saved, wanted = _settled(saved), _settled(wanted)
     may_change = set(_MAY_CHANGE)
     if saved.get("lr_schedule") == wanted["lr_schedule"] == "constant":
         may_change.add("max_steps")
-    if all(key in saved for key in _SPLIT) and _samples(saved) == _samples(wanted):
+    if _samples(saved) == _samples(wanted):
         may_change.update(_SPLIT)
     before, now = _flat(saved), _flat(wanted)
     for key in sorted({*before, *now}):
@@ -236,9 +243,22 @@ def _check_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: 
             )
 
 
+def _settled(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in full: with the defaults of keys that came later, and with the method's own query law."""
+    settings = {key: value for key, value in run.items() if key not in ("rows", PROCESSES)}
+    try:
+        config = RunConfig(**settings)
+    except ConfigError:  # of a version that had other keys: compared as they are
+        return dict(run)
+    if config.query is None and config.method.default_query is not None:
+        law = config.query_law
+        config = replace(config, query=QuerySettings(alpha=law.alpha, beta=law.beta))
+    return {PROCESSES: 1, **run, **as_mapping(config)}
+
+
 def _samples(settings: Mapping[str, Any]) -> int:
     """Samples of one update."""
-    return math.prod(int(settings[key]) for key in _SPLIT)
+    return math.prod(int(settings.get(key, 1)) for key in _SPLIT)
 
 
 def _check_no_later(folder: Path, here: list[Path], step: int, resume: Path) -> None:

@@ -9,23 +9,22 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from danceopd.data import check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
 from danceopd.flow import SigmaGrid
 from danceopd.methods import Limits, UpdateResult
 from danceopd.settings import ConfigError
-from danceopd.training.batch import build_batches
+from danceopd.training.batch import build_batches, in_order_of_slots
 from danceopd.training.callbacks import Callback, Callbacks
-from danceopd.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
+from danceopd.training.checkpoint import Checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
 from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes
 from danceopd.training.config_file import write_config
-from danceopd.training.errors import DivergedError
+from danceopd.training.distributed import Ranks
+from danceopd.training.errors import DivergedError, RanksDifferError
 from danceopd.training.grids import Grids
 from danceopd.training.interrupt import GracefulStop
 from danceopd.training.memory import out_of_memory_told
@@ -41,6 +40,7 @@ from danceopd.training.run_folder import (
     CHECKPOINTS,
     CONFIG,
     METRICS,
+    PROCESSES,
     Start,
     check_writable,
     export_whole,
@@ -67,12 +67,14 @@ class DanceOPDTrainer:
         routes: which teacher is asked on which data.
         config: the numbers of the run. A `RunConfig` does as well; its own teachers and routes do not count.
         data: the rows of each route where `read_rows` has read them before; read here when None.
-        callbacks: what else watches the run, beside progress and whatever the config asks for.
+        callbacks: what else watches the run, beside progress and whatever the config asks for; on rank 0.
 
     Attributes:
         field: the student as it is trained, under its guidance scale.
         asked: the teachers that some route asks; `teachers` are their fields, in this order. Others are known
             but never loaded.
+        ranks: the processes that share the run. Each makes a trainer of the same settings and calls the same
+            methods; rank 0 alone writes.
 
     Raises:
         ConfigError: in one sentence, for settings that do not fit together.
@@ -92,6 +94,7 @@ class DanceOPDTrainer:
         check_routes(teachers, routes, config.method)
         check_writable(Path(config.output_dir))
         self.family = family
+        self.ranks = Ranks(family.device)
         self.config = config
         self.output_dir = Path(config.output_dir)
         self.route_names = name_routes(routes)
@@ -120,6 +123,7 @@ class DanceOPDTrainer:
             num_steps=config.num_rollout_steps,
             drop_probability=config.drop_condition,
             slots_per_rank=config.samples_per_update,
+            num_ranks=self.ranks.size,
             num_states=self.method.num_states(config.num_rollout_steps),
             group_size=self.method.group_size,
             stratified=config.query is not None and config.query.stratified,
@@ -132,7 +136,7 @@ class DanceOPDTrainer:
             own.append(Trackers(config.report_to))
         if config.validation is not None:
             own.append(Grids(config.validation, family))
-        self.callbacks = Callbacks([*own, *callbacks])
+        self.callbacks = Callbacks([*own, *callbacks] if self.ranks.is_first else [])
         self.prepared: Sequence[Prepared] = ()
         self.step = 0
         self._saved_step = 0
@@ -148,8 +152,9 @@ class DanceOPDTrainer:
         return self._find_start(resume).checkpoint
 
     def _find_start(self, resume: bool | str | Path) -> Start:
-        settings = as_mapping(self.run) | self._rows()
-        return find_start(self.output_dir, settings, resume, lambda: self.sources.content(self.output_dir))
+        return find_start(
+            self.output_dir, self._settings(), resume, lambda: self.sources.content(self.output_dir)
+        )
 
     def train(self, resume: bool | str | Path = True) -> TrainResult:
         """Train to ``max_steps``; SIGINT or SIGTERM save a checkpoint and end the run between updates.
@@ -166,89 +171,121 @@ class DanceOPDTrainer:
             OutOfMemoryError: if an update finds no room; it names the settings to change.
             DivergedError: if a loss or gradient is not finite. As after any error, the state before that
                 update is saved.
+            RankError: if another process of the run has failed, is gone, or holds other weights.
         """
         if not self.output_dir.exists():
             self.find_start(resume)  # a bad `resume` must not leave a folder behind
         with ExitStack() as stack:
-            stack.enter_context(open_folder(self.output_dir))
-            # Under the lock: another process may have trained here a moment ago.
-            start = self._find_start(resume)
-            if start.checkpoint is not None:
-                self._restore(start.checkpoint)
+            start = self._open(stack, resume)
+            self.prepare()
+            metrics = self._open_metrics(stack, start)
+            stop = stack.enter_context(GracefulStop())
+            stack.enter_context(self.ranks.ending_together())
+            stack.enter_context(self.callbacks.watching())
+            with self.ranks.together(patient=True):
+                self.callbacks.on_start(self)
+            stopped_by = self._loop(metrics, stop)
+            done = self.step == self.config.max_steps
+            export = partial(export_whole, self.output_dir, self._export)
+            exported = self.ranks.first(export) if done else None
+            result = TrainResult(self.step, self.output_dir, exported, None if done else stopped_by)
+            with self.ranks.together(patient=True):
+                self.callbacks.on_end(result)
+        return result
+
+    def prepare(self) -> None:
+        """Encode the rows of all routes, once; `train` does it where it was not done.
+
+        Rank 0 does it first, so that the others find what it has encoded where they share its folder.
+        """
+        if not self.prepared:
+            folder = Path(self.config.cache_dir or self.output_dir / CACHE)
+            targets, masks = self.method.needs_targets, self.config.unedited_weight is not None
+            encode = partial(self.family.prepare, self.data, folder, targets=targets, masks=masks)
+            self.prepared = self.ranks.in_turn(encode)
+
+    def _open(self, stack: ExitStack, resume: bool | str | Path) -> Start:
+        """Lock the folder, and bring every rank to where the run starts."""
+        start = Start(None)
+        with self.ranks.together(patient=True):
+            if self.ranks.is_first:
+                stack.enter_context(open_folder(self.output_dir))
+                # Under the lock: another process may have trained here a moment ago.
+                start = self._find_start(resume)
+        path = self.ranks.gather(start.path)[0]
+        with self.ranks.together(patient=True):
+            if path is not None:
+                self._restore(start.checkpoint or load_checkpoint(path))
             elif self.step or not self._between_updates:
                 raise ConfigError(
                     "this trainer has trained already and its checkpoints are gone: make a new trainer."
                 )
-            write_config(self.run, self.output_dir / CONFIG)
-            self.made_of = self.sources.write(self.output_dir, self.family.device)
-            self.prepare()
-            tell_start(start, self.made_of)
-            prune_checkpoints(self.output_dir / CHECKPOINTS, self.config.keep_checkpoints)
-            metrics = stack.enter_context(MetricsFile(self.output_dir / METRICS, self.step))
-            stop = stack.enter_context(GracefulStop())
-            stack.enter_context(self.callbacks.watching())
-            self.callbacks.on_start(self)
-            self._loop(metrics, stop)
-            done = self.step == self.config.max_steps
-            exported = export_whole(self.output_dir, self._export) if done else None
-            result = TrainResult(self.step, self.output_dir, exported, None if done else stop.signal)
-            self.callbacks.on_end(result)
-        return result
+            if self.ranks.is_first:
+                write_config(self.run, self.output_dir / CONFIG)
+                self.made_of = self.sources.write(self.output_dir, self.family.device)
+        self.ranks.broadcast(self.weights.masters)
+        self.weights.publish()
+        self.ranks.check_same(dict(self.student.module.named_parameters()), "the student")
+        return start
 
-    def prepare(self) -> None:
-        """Encode the rows of all routes, once; `train` does it where it was not done."""
-        if not self.prepared:
-            folder = Path(self.config.cache_dir or self.output_dir / CACHE)
-            masks = self.config.unedited_weight is not None
-            self.prepared = self.family.prepare(
-                self.data, folder, targets=self.method.needs_targets, masks=masks
-            )
+    def _open_metrics(self, stack: ExitStack, start: Start) -> MetricsFile | None:
+        """The file that metrics go to; None on a rank that writes nothing."""
+        metrics = None
+        with self.ranks.together(patient=True):
+            if self.ranks.is_first:
+                tell_start(start, self.made_of)
+                prune_checkpoints(self.output_dir / CHECKPOINTS, self.config.keep_checkpoints)
+                metrics = stack.enter_context(MetricsFile(self.output_dir / METRICS, self.step))
+        return metrics
 
-    def _loop(self, metrics: MetricsFile, stop: GracefulStop) -> None:
-        config = self.config
+    def _loop(self, metrics: MetricsFile | None, stop: GracefulStop) -> int | None:
+        """Update until the end or a signal to any rank, and return that one."""
+        config, signal = self.config, None
         try:
-            while self.step < config.max_steps and stop.signal is None:
-                with out_of_memory_told(self.run, self.step + 1):
-                    line = self._one_update()
+            while self.step < config.max_steps and not (signal := self.ranks.largest(stop.signal or 0)):
+                line = self._one_update()
                 # First, so that a disk without room for the line does not cost the weights.
                 self.step, self._between_updates = line["step"], True
-                if self.step % config.log_every == 0:
-                    metrics.append(line)
-                self.callbacks.on_update(line)
+                with self.ranks.together():
+                    if metrics is not None and self.step % config.log_every == 0:
+                        metrics.append(line)
+                    self.callbacks.on_update(line)
                 if self.step % config.save_every == 0:
                     self._save(metrics)
-                    prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
-        finally:
-            # Also after an error: the weights are those of the last whole update, maybe hours of work.
-            if self._between_updates and self._saved_step != self.step:
+            if self._saved_step != self.step:
                 self._save(metrics)
-        prune_checkpoints(self.output_dir / CHECKPOINTS, config.keep_checkpoints)
+        except BaseException:
+            # The weights are those of the last whole update, maybe hours of work.
+            if metrics is not None and self._between_updates and self._saved_step != self.step:
+                self._write_checkpoint(metrics)
+            raise
+        return signal or None
 
     def _one_update(self) -> dict[str, Any]:
-        began = time.perf_counter()
-        self.weights.discard_gradients()  # an update that failed half way may have left some
-        slots = self.plan.step(self.step)
-        with seeded(self.config.seed, _UPDATE, self.step, device=self.family.device):
-            result = self._gradient(slots)
-        rate, norm = learning_rate(self.step, self.config), self.weights.clip(self.config.max_grad_norm)
-        line = {**self._describe_update(slots, result), "grad_norm": norm, "learning_rate": rate}
-        self._check_finite(line)
-        self._between_updates = False
-        self.weights.step(rate)
-        if self.mean is not None:
-            self.mean.update(self.weights.masters, self.step)
+        began, step = time.perf_counter(), self.step
+        with self.ranks.together(), out_of_memory_told(self.run, step + 1):
+            self.weights.discard_gradients()  # an update that failed half way may have left some
+            own_place = [self.ranks.rank] if self.ranks.rank else []  # dropout is to differ between ranks
+            with seeded(self.config.seed, _UPDATE, step, *own_place, device=self.family.device):
+                result = self._gradient(self.plan.step(step, self.ranks.rank))
+        result = self.ranks.gather_result(result)
+        with out_of_memory_told(self.run, step + 1):
+            self.ranks.sum_gradients(self.weights.masters)
+            rate, norm = learning_rate(step, self.config), self.weights.clip(self.config.max_grad_norm)
+            slots = [slot for rank in range(self.ranks.size) for slot in self.plan.step(step, rank)]
+            line = {**self._describe_update(slots, result), "grad_norm": norm, "learning_rate": rate}
+            self._check_finite(line)
+            self._between_updates = False
+            self.weights.step(rate)
+            if self.mean is not None:
+                self.mean.update(self.weights.masters, step)
         seconds = time.perf_counter() - began
         return {**line, "time": {"seconds": seconds, "samples_per_second": len(slots) / seconds}}
 
     def _gradient(self, slots: Sequence[SlotPlan]) -> UpdateResult:
         """Add the gradient of the update's mean loss, one shape of latents after the other."""
         config = self.config
-        teachers = {teacher.name: field for teacher, field in zip(self.asked, self.teachers, strict=True)}
-        limits = Limits(config.batch_size, config.rollout_batch_size, len(slots), config.rollout_solver)
-        count = self.plan.num_states
-        parts: list[tuple[list[int], Tensor]] = []
-        forwards = 0
-        for part in build_batches(
+        batches = build_batches(
             slots,
             self.family,
             self.prepared,
@@ -256,15 +293,14 @@ class DanceOPDTrainer:
             config.num_rollout_steps,
             needs_targets=self.method.needs_targets,
             unedited_weight=config.unedited_weight,
-        ):
-            result = self.method.update(self.field, teachers, part.batch, part.grid, limits)
-            parts.append((part.slots, torch.cat([result.loss[:, None], result.error, result.sigma], dim=1)))
-            forwards += result.forwards
-        seen = torch.empty(len(slots), 1 + 2 * count)
-        for places, values in parts:  # read at the end, so that no shape waits for the one before it
-            seen[places] = values.cpu()
-        loss, error, sigma = seen.split([1, count, count], dim=1)
-        return UpdateResult(loss[:, 0], error, sigma, forwards)
+        )
+        teachers = {teacher.name: field for teacher, field in zip(self.asked, self.teachers, strict=True)}
+        limits = Limits(config.batch_size, config.rollout_batch_size, self.plan.slots, config.rollout_solver)
+        results = [
+            (part.slots, self.method.update(self.field, teachers, part.batch, part.grid, limits))
+            for part in batches
+        ]
+        return in_order_of_slots(results)
 
     def _grid_of(self, route: int, row: int) -> SigmaGrid:
         return self.family.grid(self.config.num_rollout_steps, self.prepared[route].shape(row))
@@ -288,7 +324,21 @@ class DanceOPDTrainer:
                     f"learning_rate={self.config.learning_rate}, or look at what that teacher returns."
                 )
 
-    def _save(self, metrics: MetricsFile) -> None:
+    def _save(self, metrics: MetricsFile | None) -> None:
+        """Write a checkpoint of what all ranks agree upon."""
+        trained = {**self.weights.masters, **self.weights.optimizer_tensors()}
+        try:
+            self.ranks.check_same(trained, "the trained student")
+        except RanksDifferError:
+            self._saved_step = self.step  # what they do not agree upon is not to be saved on the way out
+            raise
+        with self.ranks.together():
+            if metrics is not None:
+                self._write_checkpoint(metrics)
+                prune_checkpoints(self.output_dir / CHECKPOINTS, self.config.keep_checkpoints)
+        self._saved_step = self.step  # on the other ranks too
+
+    def _write_checkpoint(self, metrics: MetricsFile) -> None:
         # Noted before it is done, so that a full disk is reported once and not tried again on the way out.
         self._saved_step = self.step
         checkpoint = Checkpoint(
@@ -296,7 +346,7 @@ class DanceOPDTrainer:
             student=self.weights.masters,
             optimizer=self.weights.optimizer_tensors(),
             ema=self.mean.mean if self.mean else None,
-            run=as_mapping(self.run) | self._rows(),
+            run=self._settings(),
             made_of=self.made_of,
         )
         try:
@@ -321,9 +371,13 @@ class DanceOPDTrainer:
         weights = self.mean.mean if self.mean else self.weights.masters
         return self.student.export(folder, {name: weight.detach() for name, weight in weights.items()})
 
-    def _rows(self) -> dict[str, Any]:
-        """Rows per route: other data draws other samples, so it makes another run."""
-        return {"rows": list(self.plan.route_sizes)}
+    def _settings(self) -> dict[str, Any]:
+        """What makes the run this one: other rows, or more of them at once, draw other samples."""
+        return {
+            **as_mapping(self.run),
+            "rows": list(self.plan.route_sizes),
+            PROCESSES: self.ranks.size,
+        }
 
     def _describe(self, teachers: Sequence[Teacher], routes: Sequence[Route]) -> RunConfig:
         """The run as a config file describes it, also when it was put together in Python."""
@@ -336,5 +390,6 @@ class DanceOPDTrainer:
             routes=list(routes),
             resolution=getattr(self.family, "resolution", None),  # of families with a choice of sizes
             dtype=self.config.dtype if isinstance(self.config, RunConfig) else dtype,
-            device=str(self.family.device),
+            # With several processes each has its own.
+            device=str(self.family.device) if self.ranks.size == 1 else self.family.device.type,
         )

@@ -57,7 +57,7 @@ class TrainedWeights:
         """One update of the optimizer; the gradients are used up."""
         take_step(self.optimizer, learning_rate)
         self.discard_gradients()
-        self._publish()
+        self.publish()
 
     def discard_gradients(self) -> None:
         """Forget the gradients that are there."""
@@ -85,7 +85,7 @@ class TrainedWeights:
                 state = state_from_tensors(optimizer, name, master.device)
                 if state:
                     self.optimizer.state[master] = state
-        self._publish()
+        self.publish()
 
     @contextmanager
     def showing(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
@@ -100,7 +100,7 @@ class TrainedWeights:
             yield
         finally:
             self._copy(own)
-            self._publish()
+            self.publish()
 
     @torch.no_grad()
     def _copy(self, weights: Mapping[str, Tensor]) -> None:
@@ -108,7 +108,8 @@ class TrainedWeights:
             self._parameters[name].copy_(weight)
 
     @torch.no_grad()
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Bring the module's parameters to their masters, where these were written to."""
         for name, parameter in self._parameters.items():
             if parameter is not self.masters[name]:
                 parameter.copy_(self.masters[name])

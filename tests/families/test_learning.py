@@ -23,19 +23,19 @@ torch.set_num_threads(1)
 
 
 def teacher_losses(folder: Path, **settings: Any) -> list[float]:
-    """Losses of a longer run from the base towards one LoRA, on prompts and on edits."""
+    """Losses of a run from the base towards one LoRA, on prompts and on edits."""
     config = make_run("flux2-klein", folder)
     routes = [Route("one", data=route.data) for route in config.routes[:2]]
     longer = replace(
         config,
         student=StudentConfig(rank=8, **settings.pop("student", {})),
         routes=routes,
-        max_steps=40,
+        max_steps=16,
         batch_size=6,
         gradient_accumulation_steps=1,
         num_rollout_steps=2,
         drop_condition=0.0,
-        learning_rate=5e-3,
+        learning_rate=2e-2,
         save_every=100,
         **settings,
     )
@@ -49,7 +49,8 @@ def teacher_losses(folder: Path, **settings: Any) -> list[float]:
 )
 def test_a_student_comes_near_its_teachers(dtype: str, student: dict[str, Any], tmp_path: Path) -> None:
     losses = teacher_losses(tmp_path, dtype=dtype, student=student)
-    assert sum(losses[-8:]) < 0.75 * sum(losses[:8]), losses
+    # A student that learns nothing comes to 0.93 on these draws, this one to 0.7.
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4]), losses
 
 
 def test_a_bf16_student_has_fp32_masters(tmp_path: Path) -> None:

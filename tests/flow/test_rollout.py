@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from danceopd import ops
-from danceopd.flow import GuidedField, ModelField, SigmaGrid, VelocityField, rollout
+from danceopd.flow import GuidedField, ModelField, SigmaGrid, Solver, VelocityField, rollout
 
 from .toys import Recorder, ToyCondition, ToyModel, draw_condition, draw_sample, predict
 
@@ -187,3 +189,72 @@ def test_the_sample_may_be_its_own_velocity() -> None:
 
     out = rollout(itself, noise, GRID, condition, stop=stop)
     assert torch.equal(out.sample, stepped_afresh(itself, noise, condition, stop))
+
+
+@pytest.mark.parametrize("solver", ["euler", "ab2"])
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), batch_size=st.one_of(st.none(), st.integers(1, 7)))
+def test_several_states_of_each_sample_are_those_it_passes(
+    solver: Solver, data: st.DataObject, batch_size: int | None
+) -> None:
+    rows, wanted = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 4))
+    of = st.sets(st.integers(0, GRID.num_steps), min_size=wanted, max_size=wanted).map(sorted)
+    stop = torch.tensor(data.draw(st.lists(of, min_size=rows, max_size=rows)))
+    noise, condition = draw_sample(rows), draw_condition(rows)
+    out = rollout(PLAIN, noise, GRID, condition, stop=stop, batch_size=batch_size, solver=solver)
+    assert out.sample.shape == (rows, wanted, *noise.shape[1:])
+    assert torch.equal(out.sigma, GRID.tensor()[stop])
+    assert out.forwards == int(stop[:, -1].sum())
+    for b in range(rows):
+        for k in range(wanted):
+            alone = rollout(PLAIN, noise[[b]], GRID, condition.take(torch.tensor([b])), stop=stop[b, [k]],
+                            solver=solver)  # fmt: skip
+            torch.testing.assert_close(out.sample[b, k], alone.sample[0], rtol=1e-5, atol=1e-5)
+
+
+def test_slots_are_refilled_and_sigmas_go_with_the_samples() -> None:
+    recorder = Recorder(PLAIN)
+    rollout(recorder, draw_sample(3), GRID, draw_condition(3), stop=torch.tensor([4, 2, 3]), batch_size=2)
+    assert recorder.batches == [2, 2, 2, 2, 1]
+    levels = GRID.tensor().tolist()
+    expected = [(0, 0), (1, 1), (2, 2), (3, 0), (1,)]
+    assert [sigma.tolist() for sigma in recorder.sigmas] == [[levels[i] for i in s] for s in expected]
+
+
+def test_adams_and_bashforth_are_of_second_order() -> None:
+    def turning(sample: Tensor, sigma: Tensor, condition: ToyCondition) -> Tensor:
+        return sample * torch.sin(5 * sigma)[:, None, None]
+
+    noise = draw_sample(1).double().float()
+    integral = torch.tensor((1 - math.cos(5.0)) / 5)  # of sin(5 sigma) from 0 to 1
+    exact = noise * torch.exp(-integral)
+
+    def error(steps: int, solver: Solver) -> float:
+        out = rollout(turning, noise, SigmaGrid.uniform(steps), draw_condition(1), solver=solver)
+        return float((out.sample - exact).abs().max())
+
+    assert math.log2(error(16, "euler") / error(32, "euler")) == pytest.approx(1.0, abs=0.15)
+    assert math.log2(error(16, "ab2") / error(32, "ab2")) == pytest.approx(2.0, abs=0.3)
+    assert error(32, "ab2") < error(32, "euler") / 2
+
+
+@pytest.mark.parametrize("field", [PLAIN, GuidedField(PLAIN, 3.0)])
+def test_adams_and_bashforth_step_as_the_op_does(field: VelocityField) -> None:
+    noise, condition = draw_sample(2), draw_condition(2)
+    levels = GRID.values
+    with torch.no_grad():
+        before = field(noise, torch.full((2,), levels[0]), condition)
+        sample = ops.euler_step(noise, before, levels[0], levels[1])
+        for i in range(1, GRID.num_steps):
+            now = field(sample, torch.full((2,), levels[i]), condition)
+            sample = ops.ab2_step(sample, now, before, levels[i - 1], levels[i], levels[i + 1])
+            before = now
+    out = rollout(field, noise, GRID, condition, solver="ab2")
+    torch.testing.assert_close(out.sample, sample, rtol=1e-5, atol=1e-5)
+
+
+def test_bad_states_and_solvers_are_refused() -> None:
+    with pytest.raises(ValueError, match="stop must rise along each sample's states"):
+        rollout(PLAIN, draw_sample(1), GRID, draw_condition(1), stop=torch.tensor([[3, 3]]))
+    with pytest.raises(ValueError, match="solver must be 'euler' or 'ab2', but got 'heun'"):
+        rollout(PLAIN, draw_sample(1), GRID, draw_condition(1), solver="heun")  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danceopd.flow import QueryLaw
+from danceopd.flow import QueryLaw, SigmaGrid
 from danceopd.training.plan import Plan, SlotPlan
 
 from ..flow.statistics import chi_square, critical_value
@@ -138,3 +138,79 @@ def test_a_bad_plan_is_refused(change: dict[str, object], message: str) -> None:
 def test_a_slot_outside_the_plan_is_refused(place: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="slot below 8"):
         PLAN.slot(*place)
+
+
+@pytest.mark.parametrize("count", [2, 5, 15, 16])
+def test_several_states_of_a_sample_differ_and_rise(count: int) -> None:
+    plan = dataclasses.replace(PLAN, num_states=count)
+    for slot in plan.step(7):
+        assert len(set(slot.states)) == count and list(slot.states) == sorted(slot.states)
+        assert slot.states[0] >= 0 and slot.states[-1] < 16
+
+
+def test_the_first_state_drawn_is_that_of_a_single_query() -> None:
+    several = dataclasses.replace(PLAN, num_states=3)
+    for one, more in zip(PLAN.step(3), several.step(3), strict=True):
+        assert one.states[0] in more.states
+        assert (one.route, one.row, one.noise_seed, one.drop) == (more.route, more.row, more.noise_seed,
+                                                                 more.drop)  # fmt: skip
+
+
+def test_a_group_shares_all_but_its_noise() -> None:
+    plan = dataclasses.replace(PLAN, group_size=4)
+    for step in range(20):
+        slots = plan.step(step)
+        assert len({slot.noise_seed for slot in slots}) == 8
+        for first in (0, 4):
+            group = [dataclasses.replace(slot, noise_seed=0) for slot in slots[first : first + 4]]
+            assert len(set(group)) == 1
+    assert plan.step(0)[0] == PLAN.step(0)[0]
+    split = dataclasses.replace(plan, slots_per_rank=2, num_ranks=4)
+    assert sum((split.step(3, rank) for rank in range(4)), ()) == plan.step(3)
+
+
+def test_stratified_queries_keep_the_law_and_spread_within_each_update() -> None:
+    plan = dataclasses.replace(PLAN, stratified=True, slots_per_rank=16, query=QueryLaw(1.0, 1.0))
+    steps = [plan.step(step) for step in range(50)]
+    for slots in steps:  # one sample in each sixteenth of a uniform law: every state once
+        assert sorted(slot.states[0] for slot in slots) == list(range(16))
+    assert len({tuple(slot.states[0] for slot in slots) for slots in steps}) == 50
+    low = dataclasses.replace(PLAN, stratified=True)
+    counts = np.bincount([slot.states[0] for step in range(500) for slot in low.step(step)], minlength=16)
+    expected = np.array(low.query.probabilities(16)) * 4000
+    assert np.abs(counts - expected).max() < 3 * np.sqrt(expected.max())
+    split = dataclasses.replace(plan, slots_per_rank=4, num_ranks=4)
+    assert sum((split.step(3, rank) for rank in range(4)), ()) == plan.step(3)
+
+
+def test_a_law_over_sigma_asks_the_grid_of_the_row() -> None:
+    grids = {0: SigmaGrid.uniform(64), 1: SigmaGrid.shifted(64, 3.0), 2: SigmaGrid.shifted(64, 6.0)}
+    plan = dataclasses.replace(
+        PLAN,
+        num_steps=64,
+        query=QueryLaw(5.0, 2.0, over="sigma"),
+        grid_of=lambda route, row: grids[route],
+        route_weights=(1.0, 1.0, 1.0),
+    )
+    slots = [slot for step in range(500) for slot in plan.step(step)]
+    for route, grid in grids.items():
+        mine = [grid.values[slot.states[0]] for slot in slots if slot.route == route]
+        # The state is the last one that is not cleaner than 1 - u, so its level lies above by half a step.
+        assert np.mean(mine) == pytest.approx(2 / 7, abs=0.05)
+    shifted = [slot.states[0] for slot in slots if slot.route == 2]
+    assert np.mean(shifted) > np.mean([slot.states[0] for slot in slots if slot.route == 0]) + 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_states": 17}, "num_states must lie in 1 .. 16"),
+        ({"num_states": 2, "stratified": True}, "num_states must be 1 with stratified queries, but got 2"),
+        ({"num_states": 2, "query": QueryLaw(index=3)}, "num_states must be 1 with a fixed state, but got 2"),
+        ({"group_size": 3}, "group_size must divide the 8 samples of an update, but got 3"),
+        ({"num_ranks": 0}, "on at least one rank, but got 8 on 0"),
+    ],
+)
+def test_more_bad_plans_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(PLAN, **change)  # type: ignore[arg-type]

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +11,22 @@ import torch
 from safetensors.torch import load_file
 
 import danceopd.training.trainer as trainer_module
-from danceopd.families import usable_device
 from danceopd.training import (
     CheckpointError,
     ConfigError,
-    DanceOPDTrainer,
     Route,
     StudentConfig,
     list_checkpoints,
-    load_student,
     write_config,
 )
 from danceopd.training.metrics import MetricsFile
 from tests.training.conftest import ROUTES
+from tests.training.runs import MakeTrainer, at_update, bits
 from tests.training.states import edit_state
 from tests.training.test_trainer import comparable
 from tests.training.tiny import TinyFamily
 
-MakeTrainer = Callable[..., DanceOPDTrainer]
 ROOT = Path(__file__).parents[2]
-
-
-def _bits(folder: Path, step: int) -> dict[str, bytes]:
-    checkpoint = folder / "checkpoints" / f"step-{step:08d}"
-    return {path.name: path.read_bytes() for path in sorted(checkpoint.glob("*.safetensors"))}
-
-
-def _at_update(trainer: DanceOPDTrainer, step: int, action: Callable[[], object], *, call: int = 1) -> None:
-    """Have ``action`` done in the update after ``step``, at the ``call``-th call of the second teacher."""
-    teacher, calls = trainer.teachers[1], []
-
-    def field(sample: Any, sigma: Any, condition: Any) -> Any:
-        if trainer.step == step:
-            calls.append(step)
-            if len(calls) == call:
-                action()
-        return teacher(sample, sigma, condition)
-
-    trainer.teachers[1] = field
 
 
 KILLED = """
@@ -114,109 +89,11 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(
     resumed = make_trainer(output_dir=killed, **settings)
     assert resumed.train().step == 12
     make_trainer(output_dir=whole, **settings).train()
-    assert _bits(killed, 12) == _bits(whole, 12)
-    assert set(_bits(whole, 12)) == {"ema.safetensors", "optimizer.safetensors", "student.safetensors"}
+    assert bits(killed, 12) == bits(whole, 12)
+    assert set(bits(whole, 12)) == {"ema.safetensors", "optimizer.safetensors", "student.safetensors"}
     assert comparable(killed) == comparable(whole)
     assert [line["step"] for line in comparable(killed)] == list(range(1, 13))
     assert (killed / "student.safetensors").read_bytes() == (whole / "student.safetensors").read_bytes()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_between_updates_and_the_run_goes_on(
-    make_trainer: MakeTrainer, tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = signal.getsignal(number)
-    trainer = make_trainer()
-    _at_update(trainer, 6, lambda: os.kill(os.getpid(), number))
-    result = trainer.train()
-    assert (result.step, result.exported, result.stopped_by) == (7, None, number)
-    assert "once more stops at once" in capsys.readouterr().err
-    assert signal.getsignal(number) == before
-    assert list_checkpoints(tmp_path / "run/checkpoints")[-1].name == "step-00000007"
-
-    assert make_trainer().train().step == 12
-    make_trainer(output_dir=tmp_path / "whole").train()
-    assert _bits(tmp_path / "run", 12) == _bits(tmp_path / "whole", 12)
-    assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
-
-
-@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
-def test_one_wish_told_by_both_signals_is_one_wish(
-    make_trainer: MakeTrainer, tmp_path: Path, numbers: tuple[int, int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer = make_trainer()
-    _at_update(trainer, 6, lambda: [os.kill(os.getpid(), number) for number in numbers])
-    result = trainer.train()
-    assert (result.step, result.stopped_by) == (7, numbers[0])
-    assert capsys.readouterr().err.count("once more stops at once") == 1
-
-
-def test_the_second_signal_stops_at_once_and_loses_no_update(
-    make_trainer: MakeTrainer, tmp_path: Path
-) -> None:
-    trainer = make_trainer()
-
-    def twice() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    _at_update(trainer, 3, twice)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            trainer.train()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")] == ["step-00000003"]
-    assert make_trainer().train().step == 12
-
-
-@pytest.mark.parametrize("step", [0, 3])
-def test_an_error_on_the_way_saves_what_was_learnt_and_the_same_trainer_goes_on(
-    make_trainer: MakeTrainer, tmp_path: Path, step: int
-) -> None:
-    trainer = make_trainer(batch_size=1, gradient_accumulation_steps=6)
-
-    def fail() -> None:
-        raise RuntimeError("the device is lost")
-
-    _at_update(trainer, step, fail, call=2)  # when the first pass has left its gradients
-    with pytest.raises(RuntimeError, match="the device is lost"):
-        trainer.train()
-    saved = [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")]
-    assert saved == (["step-00000003"] if step else [])
-
-    trainer.train()
-    make_trainer(output_dir=tmp_path / "whole", batch_size=1, gradient_accumulation_steps=6).train()
-    assert _bits(tmp_path / "run", 12) == _bits(tmp_path / "whole", 12)
-
-
-def test_an_error_inside_the_optimizer_saves_no_torn_weights(
-    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = make_trainer(save_every=2)
-    step = trainer.weights.step
-    monkeypatch.setattr(trainer.weights, "step", lambda rate: 1 / 0 if trainer.step == 3 else step(rate))
-    with pytest.raises(ZeroDivisionError):
-        trainer.train()
-    assert [path.name for path in list_checkpoints(tmp_path / "run/checkpoints")] == ["step-00000002"]
-
-
-def test_a_trainer_goes_on_in_the_same_process(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    trainer = make_trainer()
-    _at_update(trainer, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert trainer.train().step == 7
-    assert trainer.train().step == 12
-    make_trainer(output_dir=tmp_path / "whole").train()
-    assert _bits(tmp_path / "run", 12) == _bits(tmp_path / "whole", 12)
-
-
-def test_in_a_thread_signals_are_left_to_the_main_one(make_trainer: MakeTrainer) -> None:
-    results = []
-    thread = threading.Thread(target=lambda: results.append(make_trainer(max_steps=2).train()))
-    thread.start()
-    thread.join()
-    assert results[0].step == 2
 
 
 @pytest.mark.parametrize(
@@ -245,11 +122,19 @@ def test_a_changed_setting_is_refused_by_name(
 
 def test_a_run_from_before_a_setting_was_there_goes_on(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     make_trainer(max_steps=5).train()
-    state = tmp_path / "run/checkpoints/step-00000005/state.json"
-    edit_state(state, lambda saved: saved["run"].pop("query"))
-    assert make_trainer().train().step == 12
+
+    def older(saved: dict[str, Any]) -> None:
+        del saved["run"]["rollout_solver"], saved["run"]["optimizer"]
+        saved["run"]["query"] = {"alpha": 5.0, "beta": 2.0}
+
+    edit_state(tmp_path / "run/checkpoints/step-00000005/state.json", older)
     with pytest.raises(ConfigError, match=r"query\.index=nothing but 2 is asked for"):
         make_trainer(query={"index": 2}).train()
+    with pytest.raises(ConfigError, match=r"rollout_solver='euler' but 'ab2' is asked for"):
+        make_trainer(rollout_solver="ab2").train()
+    with pytest.raises(ConfigError, match=r"query\.alpha=5\.0 but 1\.0 is asked for"):
+        make_trainer(query="uniform").train()
+    assert make_trainer(query="low").train().step == 12
 
 
 def test_data_that_has_grown_is_another_run(
@@ -266,7 +151,7 @@ def test_a_longer_run_with_a_constant_rate_is_the_same_run(make_trainer: MakeTra
     make_trainer(max_steps=7).train()
     assert make_trainer(max_steps=12, save_every=4, keep_checkpoints=1, log_every=1).train().step == 12
     make_trainer(output_dir=tmp_path / "whole").train()
-    assert _bits(tmp_path / "run", 12) == _bits(tmp_path / "whole", 12)
+    assert bits(tmp_path / "run", 12) == bits(tmp_path / "whole", 12)
     with pytest.raises(ConfigError, match="max_steps=9 is less than the 12 updates"):
         make_trainer(max_steps=9).train()
 
@@ -322,7 +207,7 @@ def test_behind_a_damaged_checkpoint_the_one_before_it_is_continued(
     make_trainer: MakeTrainer, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_trainer(ema_decay=0.9).train()
-    expected, metrics = _bits(tmp_path / "run", 12), comparable(tmp_path / "run")
+    expected, metrics = bits(tmp_path / "run", 12), comparable(tmp_path / "run")
     newest = list_checkpoints(tmp_path / "run/checkpoints")[-1]
     file = newest / ("state.json" if "state" in damage else "optimizer.safetensors")
     content = bytearray(file.read_bytes())
@@ -346,7 +231,7 @@ def test_behind_a_damaged_checkpoint_the_one_before_it_is_continued(
     assert line.startswith(f"danceopd: checkpoint file '{file}' is damaged (")
     assert line.endswith(f"): going on after update 10; the damaged one is kept as '{aside}'")
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == left
-    assert _bits(tmp_path / "run", 12) == expected
+    assert bits(tmp_path / "run", 12) == expected
     assert comparable(tmp_path / "run") == metrics
 
 
@@ -391,7 +276,7 @@ def test_a_checkpoint_can_be_named(make_trainer: MakeTrainer, tmp_path: Path) ->
     fork = tmp_path / "fork"
     result = make_trainer(output_dir=fork).train(resume=tmp_path / "run/checkpoints/step-00000010")
     assert result.step == 12
-    assert _bits(fork, 12) == _bits(tmp_path / "run", 12)
+    assert bits(fork, 12) == bits(tmp_path / "run", 12)
     assert [line["step"] for line in comparable(fork)] == [11, 12]
     with pytest.raises(CheckpointError, match=r"holds a later checkpoint \(step-00000012\)"):
         make_trainer().train(resume=tmp_path / "run/checkpoints/step-00000010")
@@ -429,7 +314,7 @@ def test_two_processes_do_not_share_a_folder(make_trainer: MakeTrainer, tmp_path
         except ConfigError as error:
             errors.append(str(error))
 
-    _at_update(trainer, 0, other)
+    at_update(trainer, 0, other)
     trainer.train()
     assert len(errors) >= 1 and "in use by another training process" in errors[0]
 
@@ -470,69 +355,13 @@ def test_what_another_process_trained_before_the_lock_is_seen(
     if words is None:
         assert trainer.train(resume=resume).step == 12
         make_trainer(output_dir=tmp_path / "whole").train()
-        assert _bits(tmp_path / "run", 12) == _bits(tmp_path / "whole", 12)
+        assert bits(tmp_path / "run", 12) == bits(tmp_path / "whole", 12)
         assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
     else:
         with pytest.raises(ConfigError, match=words):
             trainer.train(resume=resume)
         left = [path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()]
         assert left == found[1:]
-
-
-def test_a_run_of_a_gpu_goes_on_and_is_read_where_there_is_none(
-    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import danceopd.training.loading as loading
-
-    def load_family(name: str, *, dtype: torch.dtype, device: str, resolution: int | None) -> TinyFamily:
-        assert usable_device(device).type == "cpu"
-        return TinyFamily(dtype)
-
-    monkeypatch.setattr(loading, "load_family", load_family)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    make_trainer(max_steps=7).train()
-    state = tmp_path / "run/checkpoints/step-00000007/state.json"
-    edit_state(state, lambda saved: saved["run"].update(device="cuda"))
-    config = tmp_path / "run/config.yaml"
-    assert config.read_text().count("cpu") == 1
-    config.write_text(config.read_text().replace("cpu", "cuda"))
-
-    with pytest.raises(ValueError, match=r"device 'cuda' is not here: torch sees 0 CUDA device"):
-        load_student(tmp_path / "run")
-    assert load_student(tmp_path / "run", device="cpu").step == 7
-
-    assert make_trainer().train().step == 12
-    make_trainer(output_dir=tmp_path / "whole").train()
-    assert _bits(tmp_path / "run", 12) == _bits(tmp_path / "whole", 12)
-    assert load_student(tmp_path / "run").config.device == "cpu"
-
-
-def test_the_student_of_a_run_is_read_back(
-    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import danceopd.training.loading as loading
-
-    monkeypatch.setattr(loading, "load_family", lambda name, *, dtype, device, resolution: TinyFamily(dtype))
-    trainer = make_trainer(ema_decay=0.9)
-    trainer.train()
-    loaded = load_student(tmp_path / "run")
-    assert (loaded.step, loaded.config.max_steps) == (12, 12)
-    assert trainer.mean is not None
-    trainer.weights.load(trainer.mean.mean, {})
-    slots = trainer.plan.step(0)
-    condition = trainer.family.encode([trainer.data[slot.route][slot.row] for slot in slots])
-    sample, sigma = torch.ones(6, 3, 4, 4), torch.full((6,), 0.5)
-    velocity = loaded.field(sample, sigma, condition)
-    assert not velocity.requires_grad
-    assert torch.equal(velocity, trainer.student.field(sample, sigma, condition).detach())
-
-
-def test_a_folder_without_a_run_or_checkpoint_is_told(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has no config\.yaml"):
-        load_student(tmp_path)
-    write_config(make_trainer().run, tmp_path / "config.yaml")
-    with pytest.raises(CheckpointError, match="has no checkpoint yet"):
-        load_student(tmp_path)
 
 
 def test_metrics_after_the_checkpoint_are_cut_and_foreign_lines_kept(tmp_path: Path) -> None:

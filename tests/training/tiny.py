@@ -59,7 +59,7 @@ def _predict(model: nn.Module, sample: Tensor, sigma: Tensor, condition: TinyCon
 
 
 class Numbers:
-    """Rows whose prompt is their number."""
+    """Rows whose prompt is their number, and whose target is an image of it."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -68,7 +68,8 @@ class Numbers:
         return self.count
 
     def __getitem__(self, row: int) -> Example:
-        return Example(str(row))
+        pixels = torch.arange(SIZE) * 37 * (row + 1) % 256
+        return Example(str(row), target=pixels.view(SHAPE).to(torch.uint8))
 
 
 class TinyFamily:

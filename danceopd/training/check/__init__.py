@@ -1,6 +1,7 @@
 """Everything about a run that can be found wrong before it trains, and what it will cost."""
 
 from danceopd.training.check.report import (
+    Behaviour,
     CheckReport,
     Estimate,
     Memory,
@@ -12,6 +13,7 @@ from danceopd.training.check.report import (
 from danceopd.training.check.run import CheckedRun, check_run
 
 __all__ = [
+    "Behaviour",
     "CheckReport",
     "CheckedRun",
     "Estimate",

@@ -113,22 +113,97 @@ class TeacherFacts:
 
 
 @dataclass(frozen=True)
+class Behaviour:
+    """What a frozen field without guidance does on rows of its routes; distances are relative.
+
+    Attributes:
+        alone: distance of two rows asked one by one from the same rows in one batch: rounding.
+        guidance: distance of guidance at scale 1 from the conditional velocity: rounding; None where the
+            family's guided field is none of ours.
+        noise_share: ``<v, x> / <x, x>`` at pure noise x: near 1 for a trained field, since v = eps - x0.
+        misses: by sigma, distance of the velocity from eps - x0 on a sample x0 that the field has drawn,
+            noised anew: well below 1 for a trained field. ``x - sigma v`` is sigma times that far from x0.
+        speeds: there, root mean square of the velocity: alike for a trained field.
+        time: change of the velocity between sigma 0.9 and 0.1 of one sample.
+        prompt: change with the prompt; None where all prompts are empty.
+        source: change with another row's source; None where no two rows have different ones.
+    """
+
+    alone: float
+    guidance: float | None
+    noise_share: float
+    misses: dict[float, float]
+    speeds: dict[float, float]
+    time: float
+    prompt: float | None
+    source: float | None
+
+    def warnings(self, who: str) -> list[str]:
+        """What no trained field of right conventions does, in sentences about `who`."""
+        found = []
+        sigma, miss = max(self.misses.items(), key=lambda entry: entry[1])
+        blame = "the family has a wrong sign or time scale, or the weights are untrained."
+        if not 0.5 < self.noise_share < 1.5:
+            found.append(
+                f"{who} does not see noise as noise: its velocity there holds "
+                f"{self.noise_share:.2g} of it, that of a trained field about 1; {blame}"
+            )
+        elif miss >= 1.0:
+            found.append(
+                f"{who} does not know its own samples: noised to sigma {sigma:g} their velocity "
+                f"is missed by {percent_text(miss)} of its length; {blame}"
+            )
+        for what, change in (("sigma", self.time), ("prompts", self.prompt), ("sources", self.source)):
+            if change == 0.0:
+                found.append(
+                    f"{who} does not listen to its {what}: the velocity stays the same to the "
+                    "last bit; look at what the family hands to the model, unless that is meant."
+                )
+        return found
+
+
+@dataclass(frozen=True)
 class SelfTest:
-    """A student that is its teacher has nothing to learn.
+    """Whether the conventions hold together.
 
     Attributes:
         losses: by teacher, of a student that is this teacher, through the update of the run: 0 exactly.
         start: whether the student's velocity is the base's, bit for bit; None for one that starts elsewhere,
             or where the base is not in memory.
+        fields: by teacher, what its field does; where no teacher is asked, that of the student's start.
     """
 
     losses: dict[str, float]
     start: bool | None
+    fields: dict[str, Behaviour]
 
     def line(self) -> str:
         """For people."""
-        told = f"a student that is its teacher has loss 0 ({', '.join(self.losses)})"
-        return told if self.start is None else f"{told}, and the student starts as the base"
+        told = []
+        if self.losses:
+            told.append(f"a student that is its teacher has loss 0 ({', '.join(self.losses)})")
+        if self.start is not None:
+            told.append("the student starts as the base")
+        told.append(
+            f"rows alone are rows of a batch (to {max(field.alone for field in self.fields.values()):.1g})"
+        )
+        for name, field in self.fields.items():
+            parts = [f"holds {field.noise_share:.2g} of pure noise"]
+            misses = ", ".join(f"{percent_text(miss)} at {sigma:g}" for sigma, miss in field.misses.items())
+            parts.append(f"misses its own samples by {misses}")
+            if field.prompt is not None:
+                parts.append(f"moves {percent_text(field.prompt)} with the prompt")
+            if field.source is not None:
+                parts.append(f"{percent_text(field.source)} with the source")
+            told.append(f"{name} {', '.join(parts)}")
+        return "; ".join(told)
+
+    def warnings(self) -> list[str]:
+        """Of all fields."""
+        found = []
+        for name, field in self.fields.items():
+            found += field.warnings(f"teacher '{name}'" if self.losses else "the student's start")
+        return found
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,8 @@ def check_run(
         if samples is not None:
             picture = str(write_samples(trainer, probe, samples))
             tell("samples", picture)
-    report = CheckReport(
-        rows, resources, teachers, self_test, estimate, picture, _warnings(resources, estimate)
-    )
+    warnings = [*_warnings(resources, estimate), *self_test.warnings()]
+    report = CheckReport(rows, resources, teachers, self_test, estimate, picture, warnings)
     return CheckedRun(report, trainer)
 
 

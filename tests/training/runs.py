@@ -1,0 +1,32 @@
+"""What tests of whole runs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from danceopd.training import (
+    DanceOPDTrainer,
+)
+
+MakeTrainer = Callable[..., DanceOPDTrainer]
+
+
+def bits(folder: Path, step: int) -> dict[str, bytes]:
+    checkpoint = folder / "checkpoints" / f"step-{step:08d}"
+    return {path.name: path.read_bytes() for path in sorted(checkpoint.glob("*.safetensors"))}
+
+
+def at_update(trainer: DanceOPDTrainer, step: int, action: Callable[[], object], *, call: int = 1) -> None:
+    """Have ``action`` done in the update after ``step``, at the ``call``-th call of the second teacher."""
+    teacher, calls = trainer.teachers[1], []
+
+    def field(sample: Any, sigma: Any, condition: Any) -> Any:
+        if trainer.step == step:
+            calls.append(step)
+            if len(calls) == call:
+                action()
+        return teacher(sample, sigma, condition)
+
+    trainer.teachers[1] = field
