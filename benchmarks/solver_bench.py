@@ -94,7 +94,9 @@ def students(config: Path, updates: int, prompts: int, seeds: int, counts: list[
                     ).train()
                     grounds = [route.data for route in run.routes]
                     field = family.field(settings["output_dir"])
-                    found = evaluate(family, field, grounds, prompts=prompts, split="test").to_dict()["grounds"]
+                    found = evaluate(family, field, grounds, prompts=prompts, split="test").to_dict()[
+                        "grounds"
+                    ]
                     scores.append({ground: found[ground] for ground in grounds})
             mean = [statistics.mean(score.values()) for score in scores]
             lines.append({"steps": steps, "solver": solver, "scores": scores, "mean": statistics.mean(mean)})

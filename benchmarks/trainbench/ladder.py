@@ -8,13 +8,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from trainbench.published import guided, published_update
-from trainbench.worlds import TEACHERS, Fields, Work, World
 
 from danceopd import ops
 from danceopd.flow import Condition, GuidedField, VelocityField, rollout
 from danceopd.methods import Batch, Limits
 from danceopd.methods.matching import match_velocity, routed
+from trainbench.published import guided, published_update
+from trainbench.worlds import TEACHERS, Fields, Work, World
 
 Slots = Literal["refilled", "shrinking", "sorted chunks"]
 

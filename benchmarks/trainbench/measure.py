@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from trainbench.ladder import Case
-from trainbench.worlds import Work, World
 
 from danceopd.training.check.memory import peak_bytes, storage_bytes
+from trainbench.ladder import Case
+from trainbench.worlds import Work, World
 
 
 class DifferentWork(RuntimeError):

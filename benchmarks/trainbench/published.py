@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from trainbench.worlds import Fields, Work, World
 
 from danceopd.flow import VelocityField
+from trainbench.worlds import Fields, Work, World
 
 
 def published_update(
