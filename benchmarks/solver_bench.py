@@ -1,11 +1,11 @@
-"""How far the states of a rollout are from where the student's ODE leads, by Euler's and by second-order steps.
+"""How far the states of a rollout are from where its ODE leads, by Euler's and by second-order steps.
 
     python benchmarks/solver_bench.py        # a table, and benchmarks/results/solvers-<date>.json
 
 ShapesWorld's base and experts roll out from the noise of real updates to every state of grids of 4, 8 and 16
 steps; the reference is Euler with 256 steps, whose grid holds all of these noise levels. Distances are root
-mean squares over elements, weighted by the law of the queried states (Beta(5, 2)), and at the clean end; one
-of 1 is a latent that is off by half its range. `--train` distils with each solver too, and scores the student.
+mean squares over elements, weighted by the law of the queried states (Beta(5, 2)), and at the clean end; 1
+is half a latent's range. `--train` distils with each solver too, and scores the student.
 """
 
 from __future__ import annotations

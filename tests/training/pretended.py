@@ -18,10 +18,11 @@ DEVICE = torch.device("cuda", 0)
 
 _PACKAGE = Path(danceopd.__file__).parent
 _READS = {
-    "item", "tolist", "numpy", "nonzero", "masked_select", "unique", "bincount", "equal", "allclose", "argwhere",
-    "is_nonzero", "__bool__", "__float__", "__int__", "__index__", "__contains__", "histc",
+    "item", "tolist", "numpy", "nonzero", "masked_select", "unique", "bincount", "equal", "allclose",
+    "argwhere", "is_nonzero", "__bool__", "__float__", "__int__", "__index__", "__contains__", "histc",
 }  # fmt: skip
 _CREATES = {"tensor", "as_tensor", "scalar_tensor", "from_numpy"}
+_GATHERS = {"index_select", "index_add_", "index_copy_", "gather", "take"}
 _INDEXES = {"__getitem__", "__setitem__", "index_put_", "index_put"}
 
 
@@ -98,9 +99,8 @@ class PretendedDevice(TorchFunctionMode):
             self._add("copies between")
         elif name in _INDEXES:
             self._note_index(args, kwargs)
-        elif name in ("index_select", "index_add_", "index_copy_", "gather", "take") and there:
-            if not all(map(is_there, _tensors((args, kwargs)))):
-                self._add(f"sends by {name}")
+        elif name in _GATHERS and there and not all(map(is_there, _tensors((args, kwargs)))):
+            self._add(f"sends by {name}")
 
     def _note_index(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         index = list(_tensors(args[1]))
