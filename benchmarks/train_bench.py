@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -44,16 +45,15 @@ def measure(world: World, arguments: argparse.Namespace, progress: Progress) -> 
     """All cases of one world."""
     cases = ladder(arguments.width, arguments.micro)
     works = [world.work(step, arguments.samples) for step in range(arguments.rounds + 1)]
-    task = progress.add_task(world.name, total=len(cases) * (len(works) + 1) + 1, doing="same work?")
+    task = progress.add_task(world.name, total=len(cases) * len(works), doing="same work?")
     tolerance = TOLERANCE[next(world.base.parameters()).dtype]
     apart = check_same_work(cases, world, works[0], tolerance)
-    progress.advance(task)
     memory = {}
     for case in cases:
         progress.update(task, advance=1, doing=f"memory: {case.name}")
         memory[case.name] = memory_of(case, world, works[0])
     seconds = seconds_of(
-        cases, world, works, lambda case: progress.update(task, advance=1, doing=f"time: {case.name}")
+        cases, world, works[1:], lambda case: progress.update(task, advance=1, doing=f"time: {case.name}")
     )
     return {
         "world": world.name,
@@ -122,16 +122,8 @@ def main() -> None:
     arguments.rounds = arguments.rounds or (1 if quick else 3)
     arguments.micro = (4 if full else 0) if arguments.micro is None else arguments.micro
     torch.set_num_threads(1)
-    console = Console()
-    results = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[doing]}"), console=console) as progress:
-        for name in names:
-            options = {"full_size": True} if full else {}
-            world = WORLDS[name](device, arguments.steps, **options)
-            results.append(measure(world, arguments, progress))
-            console.print(table_of(results[-1]))
-    report = {
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    report: dict[str, Any] = {
         "date": str(date.today()),
         "machine": {"device": _device_name(device), "threads": 1, "cores": os.cpu_count()},
         "versions": {
@@ -141,16 +133,28 @@ def main() -> None:
             "python": platform.python_version(),
         },
         "settings": {"steps": arguments.steps, "width": arguments.width, "micro": arguments.micro},
-        "worlds": results,
+        "worlds": [],
     }
-    console.print(markdown(results), markup=False)
-    if arguments.out or not quick:
-        kind = f"{device.type}-full" if full else device.type
-        path = arguments.out or RESULTS / f"train-{kind}-{date.today()}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text(markdown(results) + "\n", encoding="utf-8")
+    path = None if quick else RESULTS / f"train-{device.type}{'-full' * full}-{date.today()}.json"
+    path = arguments.out or path
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[doing]}"), console=console) as progress:
+        for name in names:
+            options = {"full_size": True} if full else {}
+            world = WORLDS[name](device, arguments.steps, **options)
+            report["worlds"].append(measure(world, arguments, progress))
+            console.print(table_of(report["worlds"][-1]))
+            if path is not None:  # after each, so that a run that is stopped has not measured for nothing
+                _store(report, path)
+    console.print(markdown(report["worlds"]), markup=False, soft_wrap=True)
+    if path is not None:
         console.print(f"stored in {path}", soft_wrap=True)
+
+
+def _store(report: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(markdown(report["worlds"]) + "\n", encoding="utf-8")
 
 
 def _device_name(device: torch.device) -> str:

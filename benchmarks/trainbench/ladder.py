@@ -8,13 +8,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from trainbench.published import guided, published_update
-from trainbench.worlds import TEACHERS, Fields, Work, World
 
 from danceopd import ops
 from danceopd.flow import Condition, GuidedField, VelocityField, rollout
 from danceopd.methods import Batch, Limits
 from danceopd.methods.matching import match_velocity, routed
+from trainbench.published import guided, published_update
+from trainbench.worlds import TEACHERS, Fields, Work, World
 
 Slots = Literal["refilled", "shrinking", "sorted chunks"]
 
@@ -26,8 +26,8 @@ class Recipe:
     Attributes:
         early_stop: roll out to the queried state instead of to the end.
         width: samples per forward of the rollout; 0 for all.
-        slots: what happens to the place of a sample that has stopped: the next one takes it (refilled), or the
-            forward goes on narrower (shrinking), in chunks of the plan's order or of samples sorted by state.
+        slots: what happens to the place of a sample that has stopped: the next one takes it (refilled), or
+            the forward goes on narrower (shrinking), in chunks of the plan's order or of samples sorted by state.
         micro: samples per forward of teacher and student at the queried state; 0 for all.
         one_forward: both branches of guidance in one forward.
         cached: prompts are encoded once per run instead of once per sample.
@@ -60,7 +60,7 @@ class TwoForwards:
 
 
 def update(world: World, recipe: Recipe, work: Work, student_guidance: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Add the gradient of one update's mean loss to the student; the loss [S] and the queried states [S, ...]."""
+    """Add the gradient of one update's mean loss to the student; loss [S] and queried states [S, ...]."""
     fields = world.shared if recipe.shared else world.copied
     with ops.use("native" if recipe.native else "reference"):
         if recipe.mixed:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from trainbench.ladder import Case
-from trainbench.worlds import Work, World
 
 from danceopd.training.check.memory import peak_bytes, storage_bytes
+from trainbench.ladder import Case
+from trainbench.worlds import Work, World
 
 
 class DifferentWork(RuntimeError):
@@ -72,18 +72,17 @@ def seconds_of(
     works: Sequence[Work],
     tick: Callable[[Case], object],
 ) -> dict[str, list[float]]:
-    """Seconds of each case in each round; the cases take turns, and the first work is only a warm-up.
+    """Seconds of each case in each round; the cases take turns, and all of them have run before.
 
     On the CPU the clock is the process's own time, which others do not prolong by taking the core away.
     """
     seconds: dict[str, list[float]] = {case.name: [] for case in cases}
-    for position, work in enumerate(works):
+    for work in works:
         for case in cases:
             _discard_gradients(case, world)
             began = _now(world.device)
             case.run(world, work)
-            if position:
-                seconds[case.name].append(_now(world.device) - began)
+            seconds[case.name].append(_now(world.device) - began)
             tick(case)
     return seconds
 

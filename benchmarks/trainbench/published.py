@@ -12,15 +12,15 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from trainbench.worlds import Fields, Work, World
 
 from danceopd.flow import VelocityField
+from trainbench.worlds import Fields, Work, World
 
 
 def published_update(
     world: World, fields: Fields, work: Work, student_guidance: float
 ) -> tuple[Tensor, Tensor]:
-    """Add the gradient of one update's mean loss to the student; the loss [S] and the queried states [S, ...]."""
+    """Add the gradient of one update's mean loss to the student; loss [S] and queried states [S, ...]."""
     losses, states = [], []
     for row, route, state, noise in zip(work.rows, work.routes, work.states, work.noise, strict=True):
         teacher, scale = fields.teachers[route], world.guidance[route]

@@ -170,7 +170,7 @@ def random_lora(model: nn.Module, layers: Sequence[str], rank: int, seed: int) -
 
 
 def shapesworld(device: torch.device, num_steps: int) -> World:
-    """The miniature world's own base; prompts cost next to nothing to encode, a third of the rows are edits."""
+    """The miniature world's own base; prompts cost next to nothing to encode, a third of them are edits."""
     family = ShapesWorldFamily(device=device)
     base: Any = family.full_model("base").eval().requires_grad_(False)
     model_field: Any = family.field("base")

@@ -92,7 +92,8 @@ def _read(slots: Sequence[SlotPlan], read: Sequence[Callable[[Sequence[int]], Te
         read[route]([slots[position].row for position in order if slots[position].route == route])
         for route in sorted({slot.route for slot in slots})
     ]
-    return torch.cat(parts)[torch.argsort(torch.tensor(order))]
+    values = torch.cat(parts)
+    return values[upload(torch.argsort(torch.tensor(order)), values.device)]
 
 
 def _condition(slots: Sequence[SlotPlan], data: Sequence[Prepared]) -> Condition:

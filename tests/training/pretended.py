@@ -18,10 +18,11 @@ DEVICE = torch.device("cuda", 0)
 
 _PACKAGE = Path(danceopd.__file__).parent
 _READS = {
-    "item", "tolist", "numpy", "nonzero", "masked_select", "unique", "bincount", "equal", "allclose", "argwhere",
-    "is_nonzero", "__bool__", "__float__", "__int__", "__index__", "__contains__", "histc",
+    "item", "tolist", "numpy", "nonzero", "masked_select", "unique", "bincount", "equal", "allclose",
+    "argwhere", "is_nonzero", "__bool__", "__float__", "__int__", "__index__", "__contains__", "histc",
 }  # fmt: skip
 _CREATES = {"tensor", "as_tensor", "scalar_tensor", "from_numpy"}
+_GATHERS = {"index_select", "index_add_", "index_copy_", "gather", "take"}
 _INDEXES = {"__getitem__", "__setitem__", "index_put_", "index_put"}
 
 
@@ -43,7 +44,11 @@ class PretendedDevice(TorchFunctionMode):
             put(tensor)
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
@@ -51,6 +56,8 @@ class PretendedDevice(TorchFunctionMode):
         if name == "__get__" and of in ("device", "is_cuda"):
             if is_there(args[0]):
                 return DEVICE if of == "device" else True
+            return func(*args, **kwargs)
+        if func is torch.device:
             return func(*args, **kwargs)
         if name == "pin_memory":
             pinned = args[0].clone()
@@ -72,11 +79,16 @@ class PretendedDevice(TorchFunctionMode):
         return result
 
     def _note(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], target: torch.device | None, there: bool
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        target: torch.device | None,
+        there: bool,
     ) -> None:
-        if name in _READS and there:
-            self._add(f"reads by {name}")
-        elif name in ("cpu", "to") and there and target is not None and target.type == "cpu":
+        if (name in _READS and there) or (
+            name in ("cpu", "to") and there and target is not None and target.type == "cpu"
+        ):
             self._add(f"reads by {name}")
         elif name == "to" and not is_there(args[0]) and target is not None and target.type == DEVICE.type:
             if not (kwargs.get("non_blocking") and getattr(args[0], "_pretended_pinned", False)):
@@ -87,9 +99,8 @@ class PretendedDevice(TorchFunctionMode):
             self._add("copies between")
         elif name in _INDEXES:
             self._note_index(args, kwargs)
-        elif name in ("index_select", "index_add_", "index_copy_", "gather", "take") and there:
-            if not all(map(is_there, _tensors((args, kwargs)))):
-                self._add(f"sends by {name}")
+        elif name in _GATHERS and there and not all(map(is_there, _tensors((args, kwargs)))):
+            self._add(f"sends by {name}")
 
     def _note_index(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         index = list(_tensors(args[1]))
@@ -107,7 +118,8 @@ class PretendedDevice(TorchFunctionMode):
         frame = sys._getframe(2)
         while frame is not None:
             path = Path(frame.f_code.co_filename)
-            if _PACKAGE in path.parents:
+            # Comprehensions have frames of their own up to Python 3.11.
+            if _PACKAGE in path.parents and not frame.f_code.co_name.startswith("<"):
                 self.waits.append((what, path.relative_to(_PACKAGE).as_posix(), frame.f_code.co_name))
                 return
             frame = frame.f_back  # type: ignore[assignment]

@@ -69,7 +69,8 @@ def waits_of(
     held = [*module.parameters(), *module.buffers(), *trainer.weights.masters.values(), *mean.mean.values()]
     with ops.use("reference"), PretendedDevice(held) as device:
         trainer._one_update()
-    return device.waits
+    # What compiled kernels do on a device is not seen from here; their plain twins are not made for one.
+    return [wait for wait in device.waits if not wait[1].startswith("ops/")]
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -94,7 +95,7 @@ def test_waits_are_noticed() -> None:
         host[0] = there[2]
         torch.tensor([1.0], device=DEVICE)
         float(there.sum())
-        if there[0] > 0:
+        if there[0] >= 0:
             there.nonzero()
         there[0] = 3.0
         there[torch.tensor([0, 1]).pin_memory().to(DEVICE, non_blocking=True)]
