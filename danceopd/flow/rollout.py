@@ -201,9 +201,8 @@ class AdamsBashforth:
         states: tuple[int, ...],
     ) -> None:
         """Move `sample` [A, ...], in place, from `here` to `there`."""
-        velocity = self._field(sample, sigma, condition)
-        if velocity.data_ptr() == sample.data_ptr():
-            velocity = velocity.clone()  # what is remembered must not move with the sample
+        # A field may give its sample, or the same memory every time: what is remembered is a copy.
+        velocity = self._field(sample, sigma, condition).clone()
         pairs = zip(self._rows, velocity, strict=True)
         previous = torch.stack([self._previous.get(row, now) for row, now in pairs])
         ratios = [self._ratios[state] for state in states]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -59,14 +58,16 @@ def stochastic_rollout(
     sample = torch.empty(count, grid.num_steps + 1, *noise.shape[1:], device=noise.device)
     log_prob = torch.empty(count, grid.num_steps, device=noise.device)
     sample[:, 0] = noise
+    levels = grid.tensor(noise.device)
     for rows in torch.arange(count).split(batch_size or count):
         first, last = int(rows[0]), int(rows[-1]) + 1
         taken, now = condition.take(rows), sample[first:last, 0].contiguous()
-        for state, (here, there) in enumerate(pairwise(grid.values)):
-            sigma = torch.full((len(rows),), here, device=noise.device)
+        for state in range(grid.num_steps):
+            # As fp32, in which the same steps are asked for again when they are learned from.
+            here, there = (level.expand(len(rows)) for level in levels[state : state + 2])
             step = ops.sde_step(
                 now,
-                field(now, sigma, taken),
+                field(now, here, taken),
                 here,
                 there,
                 noise_level=noise_level,

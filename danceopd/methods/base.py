@@ -59,7 +59,8 @@ class UpdateResult(NamedTuple):
 
     Attributes:
         loss: fp32 [S], each sample's own; their mean is the loss of the update.
-        error: fp32 [S, K], the mean squared velocity error at each queried state, unweighted.
+        error: fp32 [S, K], the mean squared velocity error at each queried state, under the batch's mask but
+            without the weights of states.
         sigma: fp32 [S, K], the noise levels queried.
         forwards: evaluations of the student in the rollout, counted in samples.
     """

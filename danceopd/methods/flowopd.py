@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from danceopd import ops
@@ -55,9 +55,15 @@ class FlowOPD:
     anchor: Text | None = Field(
         default=None, description="Name of a teacher that the student shall stay near everywhere."
     )
-    anchor_weight: Number = Field(
-        default=0.01, ge=0.0, description="Weight of the divergence from the anchor."
+    anchor_weight: Number | None = Field(
+        default=None, gt=0.0, description="Weight of the divergence from the anchor; 0.01 when not given."
     )
+
+    @model_validator(mode="after")
+    def _an_anchor_has_the_weight(self) -> FlowOPD:
+        if self.anchor is None and self.anchor_weight is not None:
+            raise ValueError(f"anchor_weight={self.anchor_weight} has no anchor to weigh: name one.")
+        return self
 
     @property
     def other_teachers(self) -> tuple[str, ...]:
@@ -133,10 +139,11 @@ class FlowOPD:
             clip_range=self.clip_range,
             advantage_clip=self.advantage_clip,
         )
-        if self.anchor is not None and self.anchor_weight:
+        if self.anchor is not None:
+            weight = 0.01 if self.anchor_weight is None else self.anchor_weight
             with torch.no_grad():
                 held = taken(teachers[self.anchor](sample, here, condition)).mean
-            loss = loss + self.anchor_weight * ops.transition_kl(step.mean, held, step.std.detach()).mean()
+            loss = loss + weight * ops.transition_kl(step.mean, held, step.std.detach()).mean()
         (share * loss).backward()
         error = (velocity.detach().float() - wanted.float()).square().flatten(1).mean(dim=1)
         return divergence, error

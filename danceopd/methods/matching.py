@@ -43,7 +43,7 @@ def match_velocity(
         weight: fp32 [S, K], w_k; 1 / K when None.
 
     Returns:
-        The loss fp32 [S] of each sample, and the unweighted error fp32 [S, K] at each state.
+        The loss fp32 [S] of each sample, and the error fp32 [S, K] at each state, masked but without w_k.
     """
     count, per_sample = sigma.shape
     if weight is None and per_sample > 1:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from danceopd.flow import Condition, MixtureField, SigmaGrid, VelocityField
+from danceopd.flow import Condition, MixtureField, SigmaGrid, VelocityField, route_probabilities
 from danceopd.methods.base import Batch, Limits, Teachers, UpdateResult
 from danceopd.methods.matching import match_velocity
 from danceopd.methods.on_policy import queried_states
-from danceopd.settings import Number, Text, nearest, settings
+from danceopd.settings import Number, Text, settings
 
 
 @settings
@@ -28,12 +28,25 @@ class Soft:
     rolls_out: ClassVar[bool] = True
     default_query: ClassVar[str | None] = "low"
     group_size: ClassVar[int] = 1
-    other_teachers: ClassVar[tuple[str, ...]] = ()
 
     weights: dict[Text, Number] | None = Field(
         default=None,
-        description="Weight of each teacher, by name, in the mixture; equal ones when not given.",
+        min_length=1,
+        description="Weight of each teacher in the mixture, by name and relative to the others' (0 for those "
+        "not named); equal ones when not given.",
     )
+
+    @model_validator(mode="after")
+    def _a_mean(self) -> Soft:
+        weights = [1.0] if self.weights is None else list(self.weights.values())
+        if min(weights) < 0.0 or not any(weights):
+            raise ValueError(f"weights must be 0 or above and not all 0, but got {weights}: 1.0 is usual.")
+        return self
+
+    @property
+    def other_teachers(self) -> tuple[str, ...]:
+        """Those that have a weight, also where no route asks them."""
+        return tuple(self.weights or ())
 
     def num_states(self, num_steps: int) -> int:
         """1."""
@@ -53,11 +66,5 @@ class Soft:
         return UpdateResult(loss, error, states.sigma, states.forwards)
 
     def _weights(self, teachers: Teachers) -> list[float]:
-        if self.weights is None:
-            return [1.0 / len(teachers)] * len(teachers)
-        for name in self.weights:
-            if name not in teachers:
-                raise ValueError(
-                    f"method.weights names '{name}', which no route asks: {nearest(name, teachers)}"
-                )
-        return [self.weights.get(name, 0.0) for name in teachers]
+        weights = dict.fromkeys(teachers, 1.0) if self.weights is None else self.weights
+        return list(route_probabilities([weights.get(name, 0.0) for name in teachers]))

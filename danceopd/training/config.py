@@ -94,6 +94,9 @@ class QuerySettings:
 
     @model_validator(mode="after")
     def _one_law(self) -> QuerySettings:
+        if self.index is not None and (self.stratified or self.over != "index"):
+            key = "stratified" if self.stratified else "over"
+            raise ValueError(f"query.{key} is of no use to one fixed state, index={self.index}: drop one.")
         if self.index is not None and (self.alpha, self.beta) != (_LOW.alpha, _LOW.beta):
             raise ValueError(
                 f"query.index={self.index} takes the place of a Beta law, but alpha={self.alpha} and "
@@ -108,11 +111,18 @@ class QuerySettings:
 
 
 def _law_of_name(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    if value not in QUERY_LAWS:
-        raise ValueError(f"query '{value}' is unknown: {nearest(value, QUERY_LAWS)}")
-    return QuerySettings(alpha=QUERY_LAWS[value].alpha, beta=QUERY_LAWS[value].beta)
+    if isinstance(value, Mapping) and "law" in value:
+        rest = {key: other for key, other in value.items() if key != "law"}
+        if rest.keys() & {"alpha", "beta", "index"}:
+            raise ValueError(f"query.law={value['law']!r} gives the numbers: drop alpha, beta and index.")
+        return {**_numbers(value["law"]), **rest}
+    return _numbers(value) if isinstance(value, str) else value
+
+
+def _numbers(name: object) -> dict[str, float]:
+    if not isinstance(name, str) or name not in QUERY_LAWS:
+        raise ValueError(f"query '{name}' is unknown: {nearest(str(name), QUERY_LAWS)}")
+    return {"alpha": QUERY_LAWS[name].alpha, "beta": QUERY_LAWS[name].beta}
 
 
 Query = Annotated[QuerySettings, BeforeValidator(_law_of_name), Shown("name or mapping (see below)")]
@@ -201,16 +211,14 @@ class TrainConfig:
         ge=1,
         description="Samples rolled out together; all samples of an update when not given.",
     )
-    num_rollout_steps: Integer = Field(
-        default=16, ge=1, le=1000, description="Euler steps from noise to clean."
-    )
+    num_rollout_steps: Integer = Field(default=16, ge=1, le=1000, description="Steps from noise to clean.")
     rollout_solver: Solver = Field(
         default="euler", description="Of the rollout: euler, or ab2, of second order at the same cost."
     )
     query: Query | None = Field(
         default=None,
-        description="Law of the queried state: low (the paper's), middle, high or uniform, or its numbers; "
-        "the method's own when not given.",
+        description="Law of the queried state: low (the paper's), middle, high or uniform, or its numbers, "
+        "or {law: middle, ...}; the method's own when not given.",
     )
     student_guidance_scale: Number = Field(
         default=1.0,
@@ -301,9 +309,11 @@ class TrainConfig:
     @model_validator(mode="after")
     def _method_fits(self) -> TrainConfig:
         method, name = self.method, self.method.name
-        if self.query is not None and method.default_query is None:
-            raise ValueError(f"query is given, but method {name} asks at all states: drop it.")
         states = method.num_states(self.num_rollout_steps)
+        if self.query is not None and (method.default_query is None or 1 < states == self.num_rollout_steps):
+            raise ValueError(f"query is given, but method {name} asks at all states: drop it.")
+        if self.rollout_batch_size is not None and not method.rolls_out:
+            raise ValueError(f"rollout_batch_size is of no use to method {name}: drop it.")
         if states > self.num_rollout_steps:
             raise ValueError(
                 f"method.states={states} is more than num_rollout_steps={self.num_rollout_steps}: lower it."

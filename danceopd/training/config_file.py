@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from danceopd.files import write_whole
 from danceopd.settings import ConfigError
 from danceopd.training.config import RunConfig, TrainConfig, as_mapping
+
+# Keys whose value may be one word: what that word is called, and the usual one.
+_SHORT: Final[dict[str, tuple[str, str | None]]] = {"method": ("name", "danceopd"), "query": ("law", None)}
 
 
 class _Loader(yaml.SafeLoader):
@@ -92,6 +95,11 @@ def _apply(config: dict[str, Any], override: str) -> None:
     except ConfigError as error:
         raise ConfigError(f"the value of override '{override}' cannot be read: {error}") from None
     *parents, last = key.split(".")
+    if parents and isinstance(config.get(parents[0], ""), str) and parents[0] in _SHORT:
+        # One word stands for a mapping: `method=soft` for {name: soft}.
+        name, usual = _SHORT[parents[0]]
+        word = config.get(parents[0], usual)
+        config[parents[0]] = {} if word is None else {name: word}
     here: Any = config
     for depth, part in enumerate(parents):
         if isinstance(here, dict) and here.get(part) is None:

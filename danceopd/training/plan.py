@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate
 from typing import Final
 
@@ -170,10 +171,7 @@ class Plan:
         if not self.stratified:
             return u
         parts = self.slots // self.group_size
-        key = np.array([self.seed, _STRATA], dtype=np.uint64)
-        bits = np.random.Philox(key=key, counter=np.array([0, 0, step, 0], dtype=np.uint64))
-        part = int(np.random.Generator(bits).permutation(parts)[place // self.group_size])
-        return (part + u) / parts
+        return (_shares(self.seed, step, parts)[place // self.group_size] + u) / parts
 
     def _states(self, u: float, rng: np.random.Generator, of: int | SigmaGrid) -> tuple[int, ...]:
         if self.num_states == self.num_steps:
@@ -188,3 +186,12 @@ class Plan:
             place = int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))
             chosen.append(place if place in free else free[-1])
         return tuple(sorted(chosen))
+
+
+@lru_cache(maxsize=4)
+def _shares(seed: int, step: int, parts: int) -> list[int]:
+    """Which part of the law each group of slots has in update `step`."""
+    key = np.array([seed, _STRATA], dtype=np.uint64)
+    bits = np.random.Philox(key=key, counter=np.array([0, 0, step, 0], dtype=np.uint64))
+    shares: list[int] = np.random.Generator(bits).permutation(parts).tolist()
+    return shares

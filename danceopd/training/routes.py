@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from danceopd.families import Examples, Family, Teacher
+from danceopd.flow import SigmaGrid
 from danceopd.methods import Method
 from danceopd.settings import ConfigError
 from danceopd.training.config import Route
@@ -25,23 +27,37 @@ def read_rows(family: Family, routes: Sequence[Route]) -> list[Examples]:
     return data
 
 
-def check_grids(
+def find_grids(
     family: Family, routes: Sequence[Route], data: Sequence[Examples], num_rollout_steps: int
-) -> None:
-    """Find the noise levels of a rollout for every shape that rows have.
+) -> Callable[[int, int], SigmaGrid]:
+    """The noise levels of a rollout for every shape that rows have, as ``grid_of(route, row)``.
 
     Raises:
         ConfigError: a shape has none, as of one step where the family's shift is set by its last one.
     """
+    grids = []
     for route, rows in zip(routes, data, strict=True):
-        for shape in family.shapes(rows):
+        of_route = []
+        for shape, alike in family.shapes(rows).items():
             try:
-                family.grid(num_rollout_steps, shape)
+                of_route.append((family.grid(num_rollout_steps, shape), alike))
             except ValueError as error:
                 raise ConfigError(
                     f"num_rollout_steps={num_rollout_steps} cannot be had for the latents "
                     f"{'x'.join(map(str, shape))} of route '{route.teacher}': {error}"
                 ) from None
+        grids.append(of_route)
+
+    def grid_of(route: int, row: int) -> SigmaGrid:
+        *others, (grid, _) = grids[route]
+        return next((other for other, alike in others if _holds(alike, row)), grid)
+
+    return grid_of
+
+
+def _holds(rising: Sequence[int], row: int) -> bool:
+    place = bisect_left(rising, row)
+    return place < len(rising) and rising[place] == row
 
 
 def asked_teachers(teachers: Sequence[Teacher], routes: Sequence[Route], method: Method) -> list[Teacher]:

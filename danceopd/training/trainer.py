@@ -15,7 +15,6 @@ from typing import Any
 
 from danceopd.data import check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
-from danceopd.flow import SigmaGrid
 from danceopd.methods import Limits, UpdateResult
 from danceopd.settings import ConfigError
 from danceopd.training.batch import build_batches, in_order_of_slots
@@ -34,7 +33,7 @@ from danceopd.training.progress import ProgressReport
 from danceopd.training.provenance import Sources
 from danceopd.training.report import RunReport
 from danceopd.training.result import TrainResult
-from danceopd.training.routes import asked_teachers, check_grids, name_routes, read_rows
+from danceopd.training.routes import asked_teachers, find_grids, name_routes, read_rows
 from danceopd.training.run_folder import (
     CACHE,
     CHECKPOINTS,
@@ -102,7 +101,7 @@ class DanceOPDTrainer:
         self.method = config.method
         if self.method.needs_targets:
             check_targets(self.data)
-        check_grids(family, routes, self.data, config.num_rollout_steps)
+        grid_of = find_grids(family, routes, self.data, config.num_rollout_steps)
         self.asked = asked_teachers(teachers, routes, self.method)
         # A method without teachers still counts the routes' names: it learns from data grouped by them.
         names = [teacher.name for teacher in self.asked] or list(dict.fromkeys(r.teacher for r in routes))
@@ -127,7 +126,7 @@ class DanceOPDTrainer:
             num_states=self.method.num_states(config.num_rollout_steps),
             group_size=self.method.group_size,
             stratified=config.query is not None and config.query.stratified,
-            grid_of=self._grid_of,
+            grid_of=grid_of,
         )
         self.run = self._describe(teachers, routes)
         self.made_of: Mapping[str, Any] = {}
@@ -301,9 +300,6 @@ class DanceOPDTrainer:
             for part in batches
         ]
         return in_order_of_slots(results)
-
-    def _grid_of(self, route: int, row: int) -> SigmaGrid:
-        return self.family.grid(self.config.num_rollout_steps, self.prepared[route].shape(row))
 
     def _describe_update(self, slots: Sequence[SlotPlan], result: UpdateResult) -> dict[str, Any]:
         return {

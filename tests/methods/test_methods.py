@@ -170,7 +170,8 @@ def test_sft_learns_the_data_between_the_levels_of_the_grid() -> None:
 @pytest.mark.parametrize("micro", [None, 7])
 @pytest.mark.parametrize("anchor", [None, "1"])
 def test_flow_opd_follows_its_formula(anchor: str | None, micro: int | None) -> None:
-    method = FlowOPD(group_size=2, anchor=anchor, anchor_weight=0.3, clip_range=0.2, noise_level=0.5)
+    weight = None if anchor is None else 0.3
+    method = FlowOPD(group_size=2, anchor=anchor, anchor_weight=weight, clip_range=0.2, noise_level=0.5)
     slots = batch(ALL)
     student, reference = ToyModel(STUDENT_SEED), ToyModel(STUDENT_SEED)
     field = ModelField(reference, predict)
@@ -234,10 +235,10 @@ def test_the_reward_of_flow_opd_has_no_mean_direction() -> None:
     assert 4 < norms[0] / norms[1] < 16
 
 
-def test_an_anchor_of_weight_nothing_is_not_asked() -> None:
+def test_without_an_anchor_no_other_teacher_is_asked() -> None:
     recorders = [Recorder(field) for field in teachers()]
     slots = batch(ALL)._replace(route=torch.zeros(SLOTS, dtype=torch.int64))
-    method = FlowOPD(anchor="1", anchor_weight=0.0)
+    method = FlowOPD()
     update(ModelField(ToyModel(), predict), recorders, slots, GRID, method)
     assert recorders[0].batches and not recorders[1].batches
 
@@ -263,9 +264,16 @@ def test_every_method_brings_the_student_nearer(name: str) -> None:
     assert sum(errors[-20:]) < 0.5 * sum(errors[:20]), (errors[:3], errors[-3:])
 
 
-def test_weights_name_teachers() -> None:
-    with pytest.raises(ValueError, match=r"method\.weights names 'x', which no route asks"):
-        update(ModelField(ToyModel(), predict), teachers(), batch(ONE), GRID, Soft(weights={"x": 1.0}))
+def test_weights_of_a_mixture_are_relative_and_make_a_mean() -> None:
+    losses = [
+        update(ModelField(ToyModel(), predict), teachers(), batch(ONE), GRID, Soft(weights=weights)).loss
+        for weights in (None, {"0": 7.0, "1": 7.0}, {"0": 1.0})
+    ]
+    assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
+    assert Soft(weights={"0": 1.0, "2": 3.0}).other_teachers == ("0", "2")
+    for weights in ({"0": 0.0}, {"0": 1.0, "1": -1.0}, {}):
+        with pytest.raises(ValueError, match="weights must be"):
+            Soft(weights=weights)
 
 
 def same_gradients(student: nn.Module, reference: nn.Module, rtol: float = 1e-4) -> None:

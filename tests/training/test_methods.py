@@ -80,7 +80,18 @@ def test_options_are_read_checked_and_written_back(tmp_path: Path) -> None:
         "family: shapesworld\noutput_dir: x\nteachers: [{name: a}]\nroutes: [{teacher: a, data: t2i}]\n"
     )
     assert load_run_config(file, ["method=soft"]).method.name == "soft"
-    assert load_run_config(file, ["method.name=danceopd", "method.states=2"]).method == DanceOPD(states=2)
+    for overrides in (["method.states=2"], ["method=danceopd", "method.states=2"]):
+        assert load_run_config(file, overrides).method == DanceOPD(states=2)
+    query = load_run_config(file, ["query=middle", "query.over=sigma", "query.stratified=true"]).query
+    assert query is not None and query.stratified
+    assert (query.law.alpha, query.law.beta, query.law.over) == (5.0, 5.0, "sigma")
+    alone = load_run_config(file, ["query.over=sigma"]).query
+    assert alone is not None and alone.law.over == "sigma"
+
+
+def test_the_plan_of_a_law_over_sigma_needs_no_encoded_rows(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(query={"over": "sigma", "stratified": True})
+    assert not trainer.prepared and len(trainer.plan.step(3)) == 6
 
 
 @pytest.mark.parametrize(
@@ -89,6 +100,14 @@ def test_options_are_read_checked_and_written_back(tmp_path: Path) -> None:
         ({"method": "dancopd"}, r"method 'dancopd' is unknown: did you mean 'danceopd'\?"),
         ({"method": 3}, "method must be a name, or a mapping with a name and options, got 3"),
         ({"method": {"states": 2}}, "method 'None' is unknown"),
+        ({"method": {"name": "soft", "weights": {"a": 0.0}}}, "weights must be 0 or above and not all 0"),
+        ({"method": {"name": "flowopd", "anchor_weight": 0.1}}, "anchor_weight=0.1 has no anchor to weigh"),
+        ({"method": {"name": "danceopd", "states": 16}, "query": "low"}, "asks at all states: drop it"),
+        ({"method": "sft", "rollout_batch_size": 2}, "rollout_batch_size is of no use to method sft"),
+        ({"query": {"index": 3, "stratified": True}}, "query.stratified is of no use to one fixed state"),
+        ({"query": {"index": 3, "over": "sigma"}}, "query.over is of no use to one fixed state"),
+        ({"query": {"law": "low", "beta": 3.0}}, "query.law='low' gives the numbers"),
+        ({"query": {"law": "lwo"}}, "query 'lwo' is unknown"),
         ({"method": {"name": "danceopd", "state": 2}}, r"unknown key 'state': did you mean 'states'\?"),
         ({"method": {"name": "soft", "weights": {"x": "1"}}}, "weights.x must be a number, got '1'"),
         (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from danceopd.flow import Condition, VelocityField, route_probabilities
-from danceopd.methods import Soft
+from danceopd.methods import FlowOPD, Soft
 from danceopd.training.batch import PlannedBatch
 from danceopd.training.check.memory import memory_of, peak_bytes
 from danceopd.training.check.probe import Probe
@@ -64,9 +64,11 @@ def _way(config: TrainConfig, plan: Plan) -> float:
     """Steps of a rollout to its last queried state, on average."""
     if not config.method.rolls_out:
         return 0.0
-    if plan.num_states == 1:
+    if isinstance(config.method, FlowOPD):
+        return plan.num_steps  # its last step is drawn and judged as well
+    if plan.num_states == 1 and plan.query.over == "index":
         return plan.query.expected_forwards(plan.num_steps)
-    # The largest of several draws without repeats has no short formula.
+    # The largest of several draws has no short formula, and a law over sigma asks every row's own grid.
     return statistics.fmean(slot.states[-1] for step in range(_PLANNED) for slot in plan.step(step))
 
 
@@ -109,8 +111,9 @@ def _asked_on(route: int, trainer: DanceOPDTrainer) -> list[int]:
         return []
     if isinstance(trainer.method, Soft):
         return list(range(len(trainer.asked)))
-    others = [i for i, teacher in enumerate(trainer.asked) if teacher.name in trainer.method.other_teachers]
-    return [trainer.teacher_of_route[route], *others]
+    own = trainer.teacher_of_route[route]
+    names = trainer.method.other_teachers
+    return [own, *(i for i, teacher in enumerate(trainer.asked) if teacher.name in names)]
 
 
 @torch.no_grad()

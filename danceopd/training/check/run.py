@@ -18,7 +18,7 @@ from danceopd.training.check.samples import write_samples
 from danceopd.training.check.self_test import run_self_test
 from danceopd.training.check.teachers import describe_teachers
 from danceopd.training.config import RunConfig
-from danceopd.training.routes import asked_teachers, check_grids, name_routes, read_rows
+from danceopd.training.routes import asked_teachers, find_grids, name_routes, read_rows
 from danceopd.training.run_folder import check_writable
 from danceopd.training.trainer import DanceOPDTrainer
 
@@ -76,7 +76,7 @@ def check_run(
     tell("config", f"{config.family}, {len(config.teachers)} teachers, {len(config.routes)} routes")
 
     data = read_rows(family, config.routes)
-    check_grids(family, config.routes, data, config.num_rollout_steps)
+    find_grids(family, config.routes, data, config.num_rollout_steps)
     shapes = [family.shapes(rows) for rows in data]
     rows = _describe_rows(config, shapes)
     tell("data", "; ".join(entry.line() for entry in rows))
