@@ -1,9 +1,12 @@
 """Train an expert on data, then distil it with another one into a student.
 
-    python examples/expert_then_student.py                # minutes on one CPU core; --updates 50 for a look
+    python examples/expert_then_student.py                # about five minutes of one CPU core
 
 The expert is a LoRA on the base, by plain flow matching (`method: sft`) on rows that have a target. What a
 run leaves is a teacher of the next run.
+
+The updates set by default show the way and no more: one run's expert fulfilled 6 % of the global tasks, and
+the student 22 % of them beside 86 % of the local ones. The shipped global expert, at 95 %, took 4000 updates.
 """
 
 from __future__ import annotations
