@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=16, help="test tasks per category")
     args = parser.parse_args(arguments)
 
-    family = opd.load_family("shapesworld")
+    family = shapesworld.ShapesWorldFamily()  # what opd.load_family("shapesworld") gives
     trainer = opd.DanceOPDTrainer(
         family=family,
         # Both adapters sit on one base, which is in memory once.

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "learning_rate": 2e-3,
         "lr_schedule": "linear",
     }
-    family = opd.load_family("shapesworld")
+    family = shapesworld.ShapesWorldFamily()  # what opd.load_family("shapesworld") gives
 
     opd.DanceOPDTrainer(
         family=family,

@@ -79,7 +79,7 @@ def in_order_of_slots(results: Sequence[tuple[Sequence[int], UpdateResult]]) -> 
     """
     order = torch.argsort(torch.tensor([slot for slots, _ in results for slot in slots]))
     rows = [torch.cat([seen.loss[:, None], seen.error, seen.sigma], dim=1) for _, seen in results]
-    every = torch.cat([part.cpu() for part in rows])[order]
+    every = torch.cat(rows).cpu()[order]
     states = (every.shape[1] - 1) // 2
     loss, error, sigma = every.split([1, states, states], dim=1)
     return UpdateResult(loss[:, 0], error, sigma, sum(seen.forwards for _, seen in results))

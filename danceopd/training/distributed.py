@@ -1,4 +1,4 @@
-"""The processes that share a run: one per GPU, started by ``torchrun`` or ``accelerate launch``.
+"""The processes that share a run: one per GPU, started by ``torchrun`` or what sets its environment.
 
 Why no DistributedDataParallel: it all-reduces in every backward and hooks the module's forward, but here the
 student is called many times per update (rollouts without gradient, guidance, adapters of teachers on the same

@@ -17,11 +17,7 @@ from danceopd.training import DanceOPDTrainer, Route, StudentConfig, Teacher, Tr
 from tests.training.pretended import DEVICE, PretendedDevice
 
 AT_THE_END = [
-    (
-        "reads by cpu",
-        "training/batch.py",
-        "in_order_of_slots",
-    ),  # losses, errors and noise levels, in one piece
+    ("reads by cpu", "training/batch.py", "in_order_of_slots"),  # losses, errors, noise levels: in one piece
     # Inside torch's own clipping, which asks below Python for the device and is told the truth here.
     ("reads by to", "training/weights.py", "clip"),
     ("reads by __float__", "training/weights.py", "clip"),  # the gradient's norm
