@@ -27,7 +27,8 @@ class Recipe:
         early_stop: roll out to the queried state instead of to the end.
         width: samples per forward of the rollout; 0 for all.
         slots: what happens to the place of a sample that has stopped: the next one takes it (refilled), or
-            the forward goes on narrower (shrinking), in chunks of the plan's order or of samples sorted by state.
+            the forward goes on narrower, in chunks of the plan's order (shrinking) or of samples sorted by
+            state.
         micro: samples per forward of teacher and student at the queried state; 0 for all.
         one_forward: both branches of guidance in one forward.
         cached: prompts are encoded once per run instead of once per sample.
