@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from danceopd.data.buckets import buckets, nearest_bucket
 from danceopd.data.cache import TensorCache
-from danceopd.data.check import check_rows, check_targets
+from danceopd.data.check import check_masks, check_rows, check_targets
 from danceopd.data.content import ImageContent, RowContent, row_content, rows_fingerprint
 from danceopd.data.errors import DataError
 from danceopd.data.keys import content_key, weight_files, weights_fingerprint
@@ -17,6 +17,7 @@ __all__ = [
     "Rows",
     "TensorCache",
     "buckets",
+    "check_masks",
     "check_rows",
     "check_targets",
     "content_key",

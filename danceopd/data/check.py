@@ -91,6 +91,24 @@ def check_targets(data: Iterable[Examples]) -> None:
                 raise DataError(f"row {row + 1} has no target, which is learned from: give every row one.")
 
 
+def check_masks(data: Iterable[Examples]) -> None:
+    """See that some row has a mask, for losses that weigh what lies outside.
+
+    Raises:
+        DataError: no row of any route has one.
+    """
+    for examples in data:
+        # Rows that know do not need to be read.
+        known: bool | None = getattr(examples, "has_masks", None)
+        if known is None:
+            known = any(examples[row].mask is not None for row in range(len(examples)))
+        if known:
+            return
+    raise DataError(
+        "unedited_weight is given, but no row of any route has a mask: add a column 'mask', or drop the key."
+    )
+
+
 def _look_at(
     rows: Rows, span: range, look: Callable[[Example], Any] | None, max_prompt_characters: int
 ) -> tuple[dict[int, Any], dict[int, str]]:

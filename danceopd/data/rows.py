@@ -99,6 +99,11 @@ class Rows:
             self[row]
         return self._contents[self._kept[row]]
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether there is a column of masks."""
+        return "mask" in self._columns
+
     def check_targets(self) -> None:
         """See that every row has a target; rows that were checked are not read again.
 

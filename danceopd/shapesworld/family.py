@@ -66,6 +66,11 @@ class TaskExamples:
         about = (VERSION, self.tasks.categories, self.tasks.split, len(self))
         return content_key("shapesworld", *about)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether they are edits."""
+        return self[0].mask is not None
+
     def check_targets(self) -> None:
         """Every task has one."""
 

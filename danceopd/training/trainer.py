@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from danceopd.data import check_targets
+from danceopd.data import check_masks, check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
 from danceopd.methods import Limits, UpdateResult
 from danceopd.settings import ConfigError
@@ -101,6 +101,8 @@ class DanceOPDTrainer:
         self.method = config.method
         if self.method.needs_targets:
             check_targets(self.data)
+        if config.unedited_weight is not None:
+            check_masks(self.data)
         grid_of = find_grids(family, routes, self.data, config.num_rollout_steps)
         self.asked = asked_teachers(teachers, routes, self.method)
         # A method without teachers still counts the routes' names: it learns from data grouped by them.

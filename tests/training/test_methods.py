@@ -151,6 +151,19 @@ def test_data_alone_needs_targets_and_no_teachers(
         make_trainer(method="offpolicy")
 
 
+def test_masks_that_nobody_has_are_told(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unedited_weight is given, but no row of any route has a mask"):
+        make_trainer(unedited_weight=0.5)
+    for ground, allowed in (("t2i", False), ("edit", True)):
+        config = TrainConfig(output_dir=tmp_path / ground, unedited_weight=0.5, progress=False)
+        arguments: dict[str, Any] = {"teachers": [Teacher("a")], "routes": [Route("a", data=ground)]}
+        if allowed:
+            DanceOPDTrainer(family=load_family("shapesworld"), config=config, **arguments)
+        else:
+            with pytest.raises(ValueError, match="has a mask"):
+                DanceOPDTrainer(family=load_family("shapesworld"), config=config, **arguments)
+
+
 def test_the_histogram_counts_states_and_adds_up_errors() -> None:
     bins = histogram([0.0, 0.05, 0.5, 0.999, 1.0], [1.0, 2.0, 4.0, 8.0, 16.0])
     assert bins["count"] == [2, 0, 0, 0, 0, 1, 0, 0, 0, 2]
