@@ -94,6 +94,7 @@ def _descend(
     """
     levels = Levels(grid, forwards, sample.device)
     passed = sample.new_empty(*wanted.shape, *sample.shape[1:])
+    places = {(row, s): place for row, of in enumerate(wanted.tolist()) for place, s in enumerate(of)}
     steps = Euler(field) if solver == "euler" else AdamsBashforth(field, grid)
     held: tuple[int, ...] = ()
     moving = sample[:0]
@@ -103,9 +104,9 @@ def _descend(
             moving, held = _get(sample, rows), rows
             taken = condition.take(torch.tensor(rows))
             steps.take(rows)
-        for slot, (row, state) in enumerate(zip(rows, states, strict=True)):
-            for place in (wanted[row] == state).nonzero().flatten().tolist():
-                passed[row, place] = moving[slot]
+        for slot, at in enumerate(zip(rows, states, strict=True)):
+            if at in places:
+                passed[at[0], places[at]] = moving[slot]
         steps.step(moving, *levels.of(index), taken, states)
     _put(sample, held, moving)
     return passed
