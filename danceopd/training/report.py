@@ -18,12 +18,11 @@ from danceopd.training.callbacks import Callback, Trainer
 from danceopd.training.checkpoint import list_checkpoints
 from danceopd.training.config import RunConfig
 from danceopd.training.config_file import load_run_config
-from danceopd.training.grids import GRIDS
 from danceopd.training.metrics import read_metrics
 from danceopd.training.provenance import PROVENANCE
 from danceopd.training.result import TrainResult
 from danceopd.training.routes import name_routes
-from danceopd.training.run_folder import CHECKPOINTS, CONFIG, METRICS
+from danceopd.training.run_folder import CHECKPOINTS, CONFIG, GRIDS, METRICS
 
 REPORT: Final = "report.html"
 _SCORES: Final = "scores"  # scores.json is the student's, scores-NAME.json another model's

@@ -5,7 +5,6 @@ What an update *is* lives in `danceopd.methods`, what it draws in `danceopd.trai
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -24,7 +23,8 @@ from danceopd.training.checkpoint import Checkpoint, load_checkpoint, prune_chec
 from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes
 from danceopd.training.config_file import write_config
 from danceopd.training.distributed import Ranks
-from danceopd.training.errors import DivergedError, RanksDifferError
+from danceopd.training.divergence import check_finite
+from danceopd.training.errors import RanksDifferError
 from danceopd.training.grids import Grids
 from danceopd.training.interrupt import GracefulStop
 from danceopd.training.memory import out_of_memory_told
@@ -45,6 +45,8 @@ from danceopd.training.run_folder import (
     check_writable,
     export_whole,
     find_start,
+    forget_what_never_began,
+    note_changes,
     open_folder,
     tell_start,
 )
@@ -161,7 +163,8 @@ class DanceOPDTrainer:
 
         Args:
             resume: True continues the newest whole checkpoint that ``output_dir`` holds, or starts a run;
-                False insists on a new run; a path names the checkpoint folder to continue from.
+                False insists on a new run; a path names the checkpoint folder to continue from, which may be
+                done with another learning rate (its schedule, ``max_steps``) and ``max_grad_norm``.
 
         Raises:
             ConfigError: if ``output_dir`` holds another run, or one of other files or rows, is in use, or
@@ -221,8 +224,9 @@ class DanceOPDTrainer:
                     "this trainer has trained already and its checkpoints are gone: make a new trainer."
                 )
             if self.ranks.is_first:
+                forget_what_never_began(self.output_dir)
                 write_config(self.run, self.output_dir / CONFIG)
-                self.made_of = self.sources.write(self.output_dir, self.family.device)
+                self.made_of = note_changes(start, self.sources.write(self.output_dir, self.family.device))
         self.ranks.broadcast(self.weights.masters)
         self.weights.publish()
         self.ranks.check_same(dict(self.student.module.named_parameters()), "the student")
@@ -274,7 +278,7 @@ class DanceOPDTrainer:
             rate, norm = learning_rate(step, self.config), self.weights.clip(self.config.max_grad_norm)
             slots = [slot for rank in range(self.ranks.size) for slot in self.plan.step(step, rank)]
             line = {**self._describe_update(slots, result), "grad_norm": norm, "learning_rate": rate}
-            self._check_finite(line)
+            check_finite(line, self.config)
             self._between_updates = False
             self.weights.step(rate)
             if self.mean is not None:
@@ -310,19 +314,6 @@ class DanceOPDTrainer:
             "step": self.step + 1,
             **describe_update([self.route_names[slot.route] for slot in slots], result),
         }
-
-    def _check_finite(self, line: dict[str, Any]) -> None:
-        for key in ("loss", "grad_norm"):
-            if not math.isfinite(line[key]):
-                worst = [name for name, loss in line["losses"].items() if not math.isfinite(loss)]
-                where = f" on route '{worst[0]}'" if worst else ""
-                saved = "no update was made yet"
-                if self.step:
-                    saved = f"the state before it is saved in '{self.output_dir / CHECKPOINTS}'"
-                raise DivergedError(
-                    f"{key} became {line[key]} in update {line['step']}{where}: {saved}; lower "
-                    f"learning_rate={self.config.learning_rate}, or look at what that teacher returns."
-                )
 
     def _save(self, metrics: MetricsFile | None) -> None:
         """Write a checkpoint of what all ranks agree upon."""
