@@ -27,7 +27,7 @@ from danceopd.training.divergence import check_finite
 from danceopd.training.errors import RanksDifferError
 from danceopd.training.grids import Grids
 from danceopd.training.interrupt import GracefulStop
-from danceopd.training.memory import out_of_memory_told
+from danceopd.training.memory import no_room_for_pictures_told, out_of_memory_told
 from danceopd.training.metrics import MetricsFile, describe_update
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
@@ -171,7 +171,7 @@ class DanceOPDTrainer:
                 cannot be written.
             CheckpointError: if the checkpoint named is damaged, or all in ``output_dir`` are.
             OSError: if the disk is full; the checkpoints before that stay.
-            OutOfMemoryError: if an update finds no room; it names the settings to change.
+            OutOfMemoryError: if an update or a picture finds no room; it names the settings to change.
             DivergedError: if a loss or gradient is not finite. As after any error, the state before that
                 update is saved.
             RankError: if another process of the run has failed, is gone, or holds other weights.
@@ -185,14 +185,14 @@ class DanceOPDTrainer:
             stop = stack.enter_context(GracefulStop())
             stack.enter_context(self.ranks.ending_together())
             stack.enter_context(self.callbacks.watching())
-            with self.ranks.together(patient=True):
+            with self.ranks.together(patient=True), no_room_for_pictures_told(self.run, self.step):
                 self.callbacks.on_start(self)
             stopped_by = self._loop(metrics, stop)
             done = self.step == self.config.max_steps
             export = partial(export_whole, self.output_dir, self._export)
             exported = self.ranks.first(export) if done else None
             result = TrainResult(self.step, self.output_dir, exported, None if done else stopped_by)
-            with self.ranks.together(patient=True):
+            with self.ranks.together(patient=True), no_room_for_pictures_told(self.run, self.step):
                 self.callbacks.on_end(result)
         return result
 
@@ -250,7 +250,7 @@ class DanceOPDTrainer:
                 line = self._one_update()
                 # First, so that a disk without room for the line does not cost the weights.
                 self.step, self._between_updates = line["step"], True
-                with self.ranks.together():
+                with self.ranks.together(), no_room_for_pictures_told(self.run, self.step):
                     if metrics is not None and self.step % config.log_every == 0:
                         metrics.append(line)
                     self.callbacks.on_update(line)
