@@ -130,6 +130,23 @@ def test_a_stopped_training_says_so(config: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_rows_are_encoded_ends_in_a_sentence(
+    config: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, tmp_path: Path
+) -> None:
+    prepare, before = TinyFamily.prepare, signal.getsignal(number)
+
+    def interrupted(self: TinyFamily, *args: Any, **how: Any) -> Any:
+        signal.raise_signal(number)
+        return prepare(self, *args, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyFamily, "prepare", interrupted)
+        told(run("train", config, "--no-check"), "stopped while rows were encoded", code=128 + number)
+    assert signal.getsignal(number) == before
+    assert run("train", config, "--no-check").exit_code == 0
+
+
 def test_divergence_is_exit_code_one(config: Path, tmp_path: Path) -> None:
     nan = ("train", config, "teachers.0.checkpoint=nan")
     told(run(*nan, "--no-check"), "loss became nan in update 1", code=1)

@@ -15,6 +15,12 @@ class OneSentenceErrors(TyperGroup):
         """Run the command that was asked for, and end the process with a code of its own where it fails."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            number = getattr(interrupt, "number", None)  # of `danceopd.training.interrupt.Interrupted`
+            if number is None:
+                raise
+            typer.echo(f"danceopd: {interrupt}", err=True)
+            raise typer.Exit(128 + number) from None
         except (ValueError, OSError, ImportError, FloatingPointError, MemoryError, RuntimeError) as error:
             if ctx.params.get("debug") or _is_a_bug(error):
                 raise

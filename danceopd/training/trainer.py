@@ -26,7 +26,7 @@ from danceopd.training.distributed import Ranks
 from danceopd.training.divergence import check_finite
 from danceopd.training.errors import RanksDifferError
 from danceopd.training.grids import Grids
-from danceopd.training.interrupt import GracefulStop
+from danceopd.training.interrupt import GracefulStop, stopping_at_once
 from danceopd.training.memory import no_room_for_pictures_told, out_of_memory_told
 from danceopd.training.metrics import MetricsFile, describe_update
 from danceopd.training.plan import Plan, SlotPlan
@@ -175,12 +175,17 @@ class DanceOPDTrainer:
             DivergedError: if a loss or gradient is not finite. As after any error, the state before that
                 update is saved.
             RankError: if another process of the run has failed, is gone, or holds other weights.
+            Interrupted: a KeyboardInterrupt, if a signal came while rows were encoded.
         """
         if not self.output_dir.exists():
             self.find_start(resume)  # a bad `resume` must not leave a folder behind
         with ExitStack() as stack:
             start = self._open(stack, resume)
-            self.prepare()
+            with stopping_at_once(
+                "stopped while rows were encoded, so no update is lost; start the same training again, which "
+                "encodes the rest."
+            ):
+                self.prepare()
             metrics = self._open_metrics(stack, start)
             stop = stack.enter_context(GracefulStop())
             stack.enter_context(self.ranks.ending_together())
