@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,21 @@ def test_a_bug_keeps_its_traceback(config: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(TinyFamily, "data", fail)
     assert run("train", config).exception is error
+
+
+def _unpack() -> None:
+    _one, _two = ((1,),)[0]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "bug", [lambda: int("x"), lambda: json.loads("["), _unpack], ids=["int", "json", "unpack"]
+)
+def test_a_value_error_that_nobody_worded_keeps_its_traceback(
+    config: Path, monkeypatch: pytest.MonkeyPatch, bug: Callable[[], object]
+) -> None:
+    monkeypatch.setattr(TinyFamily, "data", lambda self, spec, **_: bug())
+    result = run("train", config)
+    assert type(result.exception) in (ValueError, json.JSONDecodeError) and result.exit_code == 1
 
 
 def test_mistakes_of_sample_are_one_sentence(config: Path, tmp_path: Path) -> None:
