@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,23 @@ def test_a_stopped_training_says_so(config: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_rows_are_encoded_ends_in_a_sentence(
+    config: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, tmp_path: Path
+) -> None:
+    prepare, before = TinyFamily.prepare, signal.getsignal(number)
+
+    def interrupted(self: TinyFamily, *args: Any, **how: Any) -> Any:
+        signal.raise_signal(number)
+        return prepare(self, *args, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyFamily, "prepare", interrupted)
+        told(run("train", config, "--no-check"), "stopped while rows were encoded", code=128 + number)
+    assert signal.getsignal(number) == before
+    assert run("train", config, "--no-check").exit_code == 0
+
+
 def test_divergence_is_exit_code_one(config: Path, tmp_path: Path) -> None:
     nan = ("train", config, "teachers.0.checkpoint=nan")
     told(run(*nan, "--no-check"), "loss became nan in update 1", code=1)
@@ -235,6 +253,21 @@ def test_a_bug_keeps_its_traceback(config: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(TinyFamily, "data", fail)
     assert run("train", config).exception is error
+
+
+def _unpack() -> None:
+    _one, _two = ((1,),)[0]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "bug", [lambda: int("x"), lambda: json.loads("["), _unpack], ids=["int", "json", "unpack"]
+)
+def test_a_value_error_that_nobody_worded_keeps_its_traceback(
+    config: Path, monkeypatch: pytest.MonkeyPatch, bug: Callable[[], object]
+) -> None:
+    monkeypatch.setattr(TinyFamily, "data", lambda self, spec, **_: bug())
+    result = run("train", config)
+    assert type(result.exception) in (ValueError, json.JSONDecodeError) and result.exit_code == 1
 
 
 def test_mistakes_of_sample_are_one_sentence(config: Path, tmp_path: Path) -> None:

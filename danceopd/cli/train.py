@@ -55,6 +55,8 @@ def train(
     if result.stopped_by is not None:
         again = shlex.join(
             ["danceopd", "train", str(config), *(overrides or []), *([] if check else ["--no-check"])]
+            # No update since then: the settings that were changed with it are in no checkpoint yet.
+            + (["--resume-from", str(resume_from)] if _names(resume_from, result.step) else [])
         )
         if trainer.ranks.size > 1:
             again = f"the command that started its {trainer.ranks.size} processes"
@@ -63,3 +65,7 @@ def train(
         raise typer.Exit(128 + result.stopped_by)
     if trainer.ranks.is_first:
         typer.echo(f"{result.step} updates done; the student is in {result.exported}", err=True)
+
+
+def _names(checkpoint: Path | None, step: int) -> bool:
+    return checkpoint is not None and checkpoint.name == f"step-{step:08d}"

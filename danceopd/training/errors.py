@@ -30,7 +30,7 @@ class DamagedCheckpointError(CheckpointError):
 
 
 class OutOfMemoryError(MemoryError):
-    """An update that the device has no room for; the message names the settings to change."""
+    """An update or a picture that the device has no room for; the message names the settings to change."""
 
 
 class DivergedError(FloatingPointError):

@@ -22,10 +22,8 @@ from danceopd.settings import ConfigError
 from danceopd.training.callbacks import Callback, Trainer
 from danceopd.training.config import ValidationSettings
 from danceopd.training.result import TrainResult
-from danceopd.training.run_folder import CACHE
+from danceopd.training.run_folder import CACHE, GRIDS, TEACHERS
 
-GRIDS: Final = "grids"  # folder in the run's own
-_TEACHERS: Final = ".teachers.safetensors"
 _LARGEST: Final = 512  # pixels of an image's longer side
 
 
@@ -128,7 +126,7 @@ class Grids(Callback):
         trainer.callbacks.on_picture(step, path)
 
     def _read_or_draw_teachers(self) -> dict[str, list[Tensor | None]]:
-        path, key = self._folder / _TEACHERS, self._key()
+        path, key = self._folder / TEACHERS, self._key()
         fields = dict(zip(self._names(), self._trainer.teachers, strict=True))
         kept = _read(path, key)
         if kept is None:

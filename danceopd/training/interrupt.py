@@ -1,15 +1,54 @@
-"""Ctrl-C and SIGTERM end a run between two updates instead of in the middle of one."""
+"""Ctrl-C and SIGTERM end a run between two updates instead of in the middle of one, and say what is lost."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came where there was no update to finish; the message says what the same command will find.
+
+    Args:
+        number: of the signal.
+        told: the message.
+    """
+
+    def __init__(self, number: int, told: str) -> None:
+        self.number = number
+        super().__init__(told)
+
+
+@contextmanager
+def stopping_at_once(told: str) -> Iterator[None]:
+    """Within it SIGINT and SIGTERM raise `Interrupted`, saying `told`; one that is ignored stays ignored.
+
+    Where signals cannot be handled, in a thread other than the main one, nothing is changed.
+    """
+
+    def stop(received: int, frame: FrameType | None) -> None:
+        raise Interrupted(received, told)
+
+    before: dict[signal.Signals, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for kind in _SIGNALS:
+                if signal.getsignal(kind) != signal.SIG_IGN:
+                    before[kind] = signal.signal(kind, stop)
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 class GracefulStop:
@@ -26,7 +65,7 @@ class GracefulStop:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
                 self._before[number] = signal.signal(number, self._note)
         return self
 

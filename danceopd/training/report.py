@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -18,17 +19,17 @@ from danceopd.training.callbacks import Callback, Trainer
 from danceopd.training.checkpoint import list_checkpoints
 from danceopd.training.config import RunConfig
 from danceopd.training.config_file import load_run_config
-from danceopd.training.grids import GRIDS
 from danceopd.training.metrics import read_metrics
 from danceopd.training.provenance import PROVENANCE
 from danceopd.training.result import TrainResult
 from danceopd.training.routes import name_routes
-from danceopd.training.run_folder import CHECKPOINTS, CONFIG, METRICS
+from danceopd.training.run_folder import CHECKPOINTS, CONFIG, GRIDS, METRICS
 
 REPORT: Final = "report.html"
 _SCORES: Final = "scores"  # scores.json is the student's, scores-NAME.json another model's
 _MOST_PICTURES: Final = 6
 _WIDEST: Final = 1400  # pixels of a picture
+_STEP: Final = re.compile(r"step-(\d{8,})")
 _ENOUGH: Final = 10  # lines of metrics that a beginning and an end can be told apart in
 
 Line = Mapping[str, Any]
@@ -57,9 +58,10 @@ class RunReport(Callback):
             return
         try:
             write_run_report(self._folder, ended_by=ended_by)
-        except OSError as error:
-            # The weights are safe, and `danceopd report` writes it when there is room.
-            print(f"danceopd: no report was written: {error}", file=sys.stderr)
+        except Exception as error:
+            # Whatever it is: the weights are safe, and `danceopd report` writes it, or shows what is wrong.
+            reason = " ".join(str(error).split())
+            print(f"danceopd: no report was written: {type(error).__name__}: {reason}", file=sys.stderr)
 
 
 class _Route(NamedTuple):
@@ -87,7 +89,7 @@ def write_run_report(folder: Path, *, ended_by: str | None = None) -> Path:
         ended_by: what the run died of.
 
     Raises:
-        ConfigError: `folder` is not the folder of a run.
+        ConfigError: `folder` is not the folder of a run, or its metrics are damaged.
         OSError: the report cannot be written.
     """
     if not (folder / CONFIG).is_file():
@@ -95,7 +97,7 @@ def write_run_report(folder: Path, *, ended_by: str | None = None) -> Path:
             f"'{folder}' is not the folder of a run: it has no {CONFIG}; name a run's output_dir."
         )
     config = load_run_config(folder / CONFIG)
-    lines: list[Line] = list(read_metrics(folder / METRICS)) if (folder / METRICS).is_file() else []
+    lines = _lines(folder / METRICS)
     saved = [int(path.name.partition("-")[2]) for path in list_checkpoints(folder / CHECKPOINTS)]
     return write_page(
         folder / REPORT,
@@ -105,8 +107,9 @@ def write_run_report(folder: Path, *, ended_by: str | None = None) -> Path:
         ended_by=ended_by,
         step=max([*saved, *(line["step"] for line in lines)], default=0),
         config=config,
-        tiles=_tiles(config, lines),
+        tiles=_tiles(lines),
         routes=_routes(config, lines),
+        samples="samples" if _all_are_there(lines) else "samples in logged updates",
         pictures=_pictures(folder / GRIDS),
         scores=_scores(folder),
         loss=loss_chart(lines) if lines else None,
@@ -118,21 +121,40 @@ def write_run_report(folder: Path, *, ended_by: str | None = None) -> Path:
     )
 
 
-def _tiles(config: RunConfig, lines: Sequence[Line]) -> dict[str, str]:
+def _tiles(lines: Sequence[Line]) -> dict[str, str]:
     if not lines:
         return {}
-    seconds = math.fsum(line["time"]["seconds"] for line in lines) * config.log_every
+    seconds = _mean([line["time"]["seconds"] for line in lines]) * lines[-1]["step"]
+    about = "" if _all_are_there(lines) else "about "
     ends = _ends(lines)
     tiles = {
         "updates": f"{lines[-1]['step']:,}",
         # Counted, since the config does not know over how many processes a run was spread.
         "samples": f"{lines[-1]['step'] * sum(lines[-1]['samples'].values()):,}",
-        "time in updates": str(timedelta(seconds=round(seconds))),
+        "time in updates": f"{about}{timedelta(seconds=round(seconds))}",
         "samples/s": f"{_mean([line['time']['samples_per_second'] for line in ends[-1]]):.3g}",
     }
     labels = ["loss, first tenth", "loss, last tenth"] if len(ends) == 2 else ["loss"]
     losses = [f"{_mean([line['loss'] for line in part]):.4g}" for part in ends]
     return tiles | dict(zip(labels, losses, strict=True))
+
+
+def _lines(path: Path) -> list[Line]:
+    """The lines of metrics, none where nothing was trained yet."""
+    try:
+        lines: list[Line] = list(read_metrics(path)) if path.is_file() else []
+        if not all({"step", "loss", "losses", "samples", "time"} <= line.keys() for line in lines):
+            raise ValueError("a line is not of an update")
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"'{path}' cannot be read ({error}): delete the lines in it that no training wrote."
+        ) from None
+    return lines
+
+
+def _all_are_there(lines: Sequence[Line]) -> bool:
+    """Whether every update has a line, so that what is summed over lines is that of the run."""
+    return not lines or len(lines) == lines[-1]["step"]
 
 
 def _ends(lines: Sequence[Line]) -> list[Sequence[Line]]:
@@ -184,6 +206,7 @@ def _histograms(lines: Sequence[Line]) -> dict[str, list[Chart]]:
         return {}
     ends = _ends(told)
     labels = ["first tenth", "last tenth"] if len(ends) == 2 else ["whole run"]
+    asked = "states asked" if _all_are_there(lines) else "states asked in logged updates"
     charts = {}
     for route in sorted({route for line in told for route in line["histograms"]}):
         count = _binned(told, route, "count")
@@ -192,7 +215,7 @@ def _histograms(lines: Sequence[Line]) -> dict[str, list[Chart]]:
             pairs = zip(_binned(part, route, "error"), _binned(part, route, "count"), strict=True)
             errors[label] = [error / max(number, 1) for error, number in pairs]
         charts[route] = [
-            bar_chart(f"{route}: states asked", {"states": count}, x_label="sigma, from clean to noise"),
+            bar_chart(f"{route}: {asked}", {"states": count}, x_label="sigma, from clean to noise"),
             bar_chart(
                 f"{route}: error", errors, x_label="sigma, from clean to noise", y_label="mean squared error"
             ),
@@ -208,15 +231,20 @@ def _binned(lines: Sequence[Line], route: str, key: str) -> list[float]:
 
 def _pictures(folder: Path) -> list[_Picture]:
     """The first, the last and some between."""
-    paths = sorted(folder.glob("step-*.png"))
+    # By the names that training gives: others in the folder are somebody else's.
+    paths = sorted(path for path in folder.glob("step-*.png") if _STEP.fullmatch(path.stem))
     last, count = len(paths) - 1, min(_MOST_PICTURES, len(paths))
     chosen = sorted({round(number * last / max(1, count - 1)) for number in range(count)})
     found = []
     for path in (paths[place] for place in chosen):
-        with Image.open(path) as image:
-            text = image.info.get("Description", "Samples of teachers and student.")
-        step = int(path.stem.partition("-")[2])
-        found.append(_Picture(step, data_uri(path, widest=_WIDEST), text))
+        try:
+            with Image.open(path) as image:
+                text = image.info.get("Description", "Samples of teachers and student.")
+            uri = data_uri(path, widest=_WIDEST)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all from Pillow
+            _left_out(path, error)
+            continue
+        found.append(_Picture(int(path.stem.partition("-")[2]), uri, text))
     return found
 
 
@@ -224,15 +252,42 @@ def _scores(folder: Path) -> dict[str, Any]:
     """By model, the student last."""
     found = {}
     for path in [*sorted(folder.glob(f"{_SCORES}-*.json")), folder / f"{_SCORES}.json"]:
-        if path.is_file():
+        if not path.is_file():
+            continue
+        try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            found[path.stem.partition("-")[2] or "student"] = content
+            _check_scores(content)
+        except (OSError, ValueError) as error:
+            _left_out(path, error)
+            continue
+        found[path.stem.partition("-")[2] or "student"] = content
     return found
+
+
+def _check_scores(content: Any) -> None:
+    """Raise ValueError unless the scoreboard can be made from `content`."""
+    numbers = []
+    if isinstance(content, Mapping):
+        grounds, categories = content.get("grounds"), content.get("categories")
+        numbers.append(content.get("mean"))
+        for part in (grounds, *(categories.values() if isinstance(categories, Mapping) else [None])):
+            numbers += part.values() if isinstance(part, Mapping) else [None]
+    if not numbers or not all(isinstance(number, (int, float)) for number in numbers):
+        raise ValueError("it is not what danceopd eval writes")
+
+
+def _left_out(path: Path, error: Exception) -> None:
+    reason = " ".join(str(error).split())
+    print(f"danceopd: the report leaves out '{path}', which cannot be read: {reason}", file=sys.stderr)
 
 
 def _versions(folder: Path) -> dict[str, str]:
     path = folder / PROVENANCE
-    return dict(json.loads(path.read_text(encoding="utf-8"))["versions"]) if path.is_file() else {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["versions"]) if path.is_file() else {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _left_out(path, error)
+        return {}
 
 
 def _mean(values: Sequence[float]) -> float:

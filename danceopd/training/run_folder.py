@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,8 @@ CACHE: Final = "cache"
 CHECKPOINTS: Final = "checkpoints"
 METRICS: Final = "metrics.jsonl"
 CONFIG: Final = "config.yaml"
+GRIDS: Final = "grids"
+TEACHERS: Final = ".teachers.safetensors"  # in GRIDS: what the teachers drew
 PROCESSES: Final = "processes"
 """How many share the run, among the settings that checkpoints store; 1 where it is not told."""
 
@@ -47,6 +49,10 @@ _MAY_CHANGE: Final = {
 }
 # May change while their product stays.
 _SPLIT: Final = ("batch_size", "gradient_accumulation_steps", PROCESSES)
+# May change where somebody names the checkpoint: how far each further update goes, which is what has to be
+# lowered after a divergence. Nothing that is drawn, asked or kept hangs on them.
+_STEP_SIZE: Final = {"learning_rate", "lr_schedule", "warmup_steps", "max_steps", "max_grad_norm"}
+_CHANGED: Final = "changed"  # in what checkpoints are made of
 
 
 class Start(NamedTuple):
@@ -56,11 +62,13 @@ class Start(NamedTuple):
         checkpoint: None for the beginning.
         damaged: newer checkpoints that could not be read, newest first, and what is wrong with each.
         path: of the checkpoint's folder.
+        changed: settings that differ from the checkpoint's, by key: what they were and what they are now.
     """
 
     checkpoint: Checkpoint | None
     damaged: Mapping[Path, DamagedCheckpointError] = MappingProxyType({})
     path: Path | None = None
+    changed: Mapping[str, tuple[Any, Any]] = MappingProxyType({})
 
 
 def find_start(
@@ -75,7 +83,8 @@ def find_start(
         folder: the run's output_dir; it need not be there.
         run: the settings asked for, as checkpoints store them.
         resume: True continues the newest whole checkpoint in ``folder``, or starts anew where there is no
-            run; False insists on a new run; a path names the checkpoint to continue from.
+            run; False insists on a new run; a path names the checkpoint to continue from, perhaps with
+            another step size.
         content: tells the content of the run's files and rows; asked only where there is some to compare.
 
     Raises:
@@ -83,22 +92,21 @@ def find_start(
         CheckpointError: if the named checkpoint is damaged, or all in ``folder`` are.
     """
     here = list_checkpoints(folder / CHECKPOINTS)
+    begun = _has_begun(folder)
     if isinstance(resume, (str, Path)):
         checkpoint = load_checkpoint(Path(resume))
         _check_no_later(folder, here, checkpoint.step, Path(resume))
-        _check_same_run(checkpoint.run, run, Path(resume))
-        if not here and (folder / CONFIG).exists():
+        changed = _check_same_run(checkpoint.run, run, Path(resume), _STEP_SIZE)
+        if not here and begun and (folder / CONFIG).exists():
             _check_same_run(_settings_of(folder, run), run, folder)
         _check_same_content(checkpoint, content, Path(resume))
-        return Start(checkpoint, path=Path(resume))
-    if not resume:
+        return Start(checkpoint, path=Path(resume), changed=changed)
+    if not resume and begun:
         held = [name for name in (CONFIG, METRICS) if (folder / name).exists()] + [path.name for path in here]
-        if held:
-            raise ConfigError(
-                f"output_dir '{folder}' holds a run already ({held[-1]}): resume it, delete it, or name "
-                "another folder."
-            )
-        return Start(None)
+        raise ConfigError(
+            f"output_dir '{folder}' holds a run already ({held[-1]}): resume it, delete it, or name "
+            "another folder."
+        )
     if here:
         start = _newest_whole(here)
         assert start.checkpoint is not None
@@ -106,13 +114,31 @@ def find_start(
         _check_same_content(start.checkpoint, content, folder)
         return start
     if (folder / CONFIG).exists():
-        _check_same_run(_settings_of(folder, run), run, folder)
+        if begun:
+            _check_same_run(_settings_of(folder, run), run, folder)
     elif (folder / METRICS).exists():
         raise ConfigError(
             f"output_dir '{folder}' holds a {METRICS} of something else (there is no {CONFIG}): name another "
             "folder."
         )
     return Start(None)
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether there is an update to be lost; without one a folder is as good as new, whatever its config."""
+    if list_checkpoints(folder / CHECKPOINTS):
+        return True
+    try:
+        with (folder / METRICS).open("rb") as lines:
+            return next(lines, b"").endswith(b"\n")
+    except FileNotFoundError:
+        return False
+
+
+def forget_what_never_began(folder: Path) -> None:
+    """Delete what teachers drew for a run without an update: its config may have named others."""
+    if not _has_begun(folder):
+        (folder / GRIDS / TEACHERS).unlink(missing_ok=True)
 
 
 def _newest_whole(checkpoints: list[Path]) -> Start:
@@ -151,7 +177,23 @@ def tell_start(start: Start, made_of: Mapping[str, Any]) -> None:
             f"{start.checkpoint.step}; the damaged one is kept as '{place}'",
             file=sys.stderr,
         )
+    if start.changed:
+        now = ", ".join(
+            f"{key}={_shown(new)} in place of {_shown(old)}" for key, (old, new) in start.changed.items()
+        )
+        print(f"danceopd: going on after update {start.checkpoint.step} with {now}", file=sys.stderr)
     tell_changed_versions(start.checkpoint.made_of.get("versions", {}), made_of["versions"])
+
+
+def note_changes(start: Start, made_of: Mapping[str, Any]) -> dict[str, Any]:
+    """``made_of`` with the settings that have changed in the course of the run, and after which update."""
+    if start.checkpoint is None:
+        return dict(made_of)
+    changes = [*start.checkpoint.made_of.get(_CHANGED, [])]
+    if start.changed:
+        settings = {key: list(values) for key, values in start.changed.items()}
+        changes.append({"after": start.checkpoint.step, "settings": settings})
+    return {**made_of, _CHANGED: changes} if changes else dict(made_of)
 
 
 def _settings_of(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,22 +267,32 @@ def export_whole(folder: Path, export: Callable[[Path], Path]) -> Path:
     return folder / written
 
 
-def _check_same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
+def _check_same_run(
+    saved: Mapping[str, Any], wanted: Mapping[str, Any], where: Path, free: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Refuse other settings than those saved, and return the differences in the keys that are `free`."""
     saved, wanted = _settled(saved), _settled(wanted)
     may_change = set(_MAY_CHANGE)
     if saved.get("lr_schedule") == wanted["lr_schedule"] == "constant":
         may_change.add("max_steps")
     if _samples(saved) == _samples(wanted):
         may_change.update(_SPLIT)
+    changed = {}
     before, now = _flat(saved), _flat(wanted)
     for key in sorted({*before, *now}):
         # None says no more than a key that is not there, as in runs from before the key was added.
         old, new = (settings.get(key) for settings in (before, now))
-        if not {key, key.partition(".")[0]} & may_change and old != new:
+        if old == new:
+            continue
+        if key in free:
+            changed[key] = (old, new)
+        elif not {key, key.partition(".")[0]} & may_change:
+            named = ", name the checkpoint to go on from (--resume-from)" if key in _STEP_SIZE else ""
             raise ConfigError(
                 f"the run in '{where}' was made with {key}={_shown(old)} but {_shown(new)} is asked for: set "
-                "it back, or name another output_dir for a new run."
+                f"it back{named}, or name another output_dir for a new run."
             )
+    return changed
 
 
 def _settled(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ What an update *is* lives in `danceopd.methods`, what it draws in `danceopd.trai
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -23,10 +22,11 @@ from danceopd.training.checkpoint import Checkpoint, load_checkpoint, prune_chec
 from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes
 from danceopd.training.config_file import write_config
 from danceopd.training.distributed import Ranks
-from danceopd.training.errors import DivergedError, RanksDifferError
+from danceopd.training.divergence import check_finite
+from danceopd.training.errors import RanksDifferError
 from danceopd.training.grids import Grids
-from danceopd.training.interrupt import GracefulStop
-from danceopd.training.memory import out_of_memory_told
+from danceopd.training.interrupt import GracefulStop, stopping_at_once
+from danceopd.training.memory import no_room_for_pictures_told, out_of_memory_told
 from danceopd.training.metrics import MetricsFile, describe_update
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
@@ -44,6 +44,8 @@ from danceopd.training.run_folder import (
     check_writable,
     export_whole,
     find_start,
+    forget_what_never_began,
+    note_changes,
     open_folder,
     tell_start,
 )
@@ -162,35 +164,41 @@ class DanceOPDTrainer:
 
         Args:
             resume: True continues the newest whole checkpoint that ``output_dir`` holds, or starts a run;
-                False insists on a new run; a path names the checkpoint folder to continue from.
+                False insists on a new run; a path names the checkpoint folder to continue from, which may be
+                done with another learning rate (its schedule, ``max_steps``) and ``max_grad_norm``.
 
         Raises:
             ConfigError: if ``output_dir`` holds another run, or one of other files or rows, is in use, or
                 cannot be written.
             CheckpointError: if the checkpoint named is damaged, or all in ``output_dir`` are.
             OSError: if the disk is full; the checkpoints before that stay.
-            OutOfMemoryError: if an update finds no room; it names the settings to change.
+            OutOfMemoryError: if an update or a picture finds no room; it names the settings to change.
             DivergedError: if a loss or gradient is not finite. As after any error, the state before that
                 update is saved.
             RankError: if another process of the run has failed, is gone, or holds other weights.
+            Interrupted: a KeyboardInterrupt, if a signal came while rows were encoded.
         """
         if not self.output_dir.exists():
             self.find_start(resume)  # a bad `resume` must not leave a folder behind
         with ExitStack() as stack:
             start = self._open(stack, resume)
-            self.prepare()
+            with stopping_at_once(
+                "stopped while rows were encoded, so no update is lost; start the same training again, which "
+                "encodes the rest."
+            ):
+                self.prepare()
             metrics = self._open_metrics(stack, start)
             stop = stack.enter_context(GracefulStop())
             stack.enter_context(self.ranks.ending_together())
             stack.enter_context(self.callbacks.watching())
-            with self.ranks.together(patient=True):
+            with self.ranks.together(patient=True), no_room_for_pictures_told(self.run, self.step):
                 self.callbacks.on_start(self)
             stopped_by = self._loop(metrics, stop)
             done = self.step == self.config.max_steps
             export = partial(export_whole, self.output_dir, self._export)
             exported = self.ranks.first(export) if done else None
             result = TrainResult(self.step, self.output_dir, exported, None if done else stopped_by)
-            with self.ranks.together(patient=True):
+            with self.ranks.together(patient=True), no_room_for_pictures_told(self.run, self.step):
                 self.callbacks.on_end(result)
         return result
 
@@ -222,8 +230,9 @@ class DanceOPDTrainer:
                     "this trainer has trained already and its checkpoints are gone: make a new trainer."
                 )
             if self.ranks.is_first:
+                forget_what_never_began(self.output_dir)
                 write_config(self.run, self.output_dir / CONFIG)
-                self.made_of = self.sources.write(self.output_dir, self.family.device)
+                self.made_of = note_changes(start, self.sources.write(self.output_dir, self.family.device))
         self.ranks.broadcast(self.weights.masters)
         self.weights.publish()
         self.ranks.check_same(dict(self.student.module.named_parameters()), "the student")
@@ -247,7 +256,7 @@ class DanceOPDTrainer:
                 line = self._one_update()
                 # First, so that a disk without room for the line does not cost the weights.
                 self.step, self._between_updates = line["step"], True
-                with self.ranks.together():
+                with self.ranks.together(), no_room_for_pictures_told(self.run, self.step):
                     if metrics is not None and self.step % config.log_every == 0:
                         metrics.append(line)
                     self.callbacks.on_update(line)
@@ -275,7 +284,7 @@ class DanceOPDTrainer:
             rate, norm = learning_rate(step, self.config), self.weights.clip(self.config.max_grad_norm)
             slots = [slot for rank in range(self.ranks.size) for slot in self.plan.step(step, rank)]
             line = {**self._describe_update(slots, result), "grad_norm": norm, "learning_rate": rate}
-            self._check_finite(line)
+            check_finite(line, self.config)
             self._between_updates = False
             self.weights.step(rate)
             if self.mean is not None:
@@ -308,19 +317,6 @@ class DanceOPDTrainer:
             "step": self.step + 1,
             **describe_update([self.route_names[slot.route] for slot in slots], result),
         }
-
-    def _check_finite(self, line: dict[str, Any]) -> None:
-        for key in ("loss", "grad_norm"):
-            if not math.isfinite(line[key]):
-                worst = [name for name, loss in line["losses"].items() if not math.isfinite(loss)]
-                where = f" on route '{worst[0]}'" if worst else ""
-                saved = "no update was made yet"
-                if self.step:
-                    saved = f"the state before it is saved in '{self.output_dir / CHECKPOINTS}'"
-                raise DivergedError(
-                    f"{key} became {line[key]} in update {line['step']}{where}: {saved}; lower "
-                    f"learning_rate={self.config.learning_rate}, or look at what that teacher returns."
-                )
 
     def _save(self, metrics: MetricsFile | None) -> None:
         """Write a checkpoint of what all ranks agree upon."""

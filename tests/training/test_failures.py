@@ -121,6 +121,8 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing_that_was_saved(
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"),
     ],
 )
 def test_out_of_memory_names_what_to_change_and_the_run_goes_on_with_it(
@@ -158,6 +160,29 @@ def test_where_activations_are_recomputed_already_the_resolution_is_named(make_t
     assert "rollout_batch_size=4 (lower), or resolution=1024 (lower, in a new run)" in str(caught.value)
     with pytest.raises(RuntimeError, match="another"), out_of_memory_told(run, 1):
         raise RuntimeError("another")
+
+
+@pytest.mark.parametrize("step", [0, 6, 12])
+def test_pictures_that_find_no_memory_name_their_settings(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    settings: dict[str, Any] = {"validation": {"every": 6 if step == 6 else 100, "rows": 2}}
+    trainer = make_trainer(**settings)
+    decode = TinyFamily.decode
+
+    def breaking(family: TinyFamily, latents: torch.Tensor) -> torch.Tensor:
+        if trainer.step == step:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(family, latents)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyFamily, "decode", breaking)
+        with pytest.raises(OutOfMemoryError) as caught:
+            trainer.train()
+    told = f"pictures of validation were drawn after update {step}: change validation.rows=2 (lower) "
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert steps_of_whole_checkpoints(tmp_path / "run") == {0: [], 6: [5, 6], 12: [10, 12]}[step]
+    assert make_trainer(validation={"every": 100, "rows": 1}).train().step == 12
 
 
 REALLY_FULL = """

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from danceopd.training import (
     Callback,
@@ -135,3 +136,36 @@ def test_only_some_of_many_pictures_are_shown_the_first_and_the_last_among_them(
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not the folder of a run"):
         write_run_report(tmp_path)
+
+
+def test_what_cannot_be_shown_is_left_out_and_ends_no_run(
+    make_trainer: MakeTrainer, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "grids").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(folder / "grids/step-final.png")
+    (folder / "grids/step-00000003.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
+    bad = {"scores.json": "[", "scores-a.json": "[]", "scores-b.json": '{"mean": 1, "grounds": {}}'}
+    for name, text in bad.items():
+        (folder / name).write_text(text)
+    assert make_trainer().train().exported is not None
+    page, told = Page(folder / "report.html"), capsys.readouterr().err
+    assert "Finished: 12 updates." in page.text and not page.images and "Scoreboard" not in page.text
+    assert [line for line in told.splitlines() if "the report leaves out" not in line] == []
+    assert told.count("\n") == 4 and all(name in told for name in [*bad, "step-00000003.png"])
+
+    with (folder / "metrics.jsonl").open("a") as lines:
+        lines.write("a note\n")
+    assert make_trainer().train().step == 12  # once more, which only exports
+    assert "danceopd: no report was written: ConfigError: " in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"metrics.jsonl' cannot be read"):
+        write_run_report(folder)
+
+
+def test_totals_over_some_of_the_updates_say_so(make_trainer: MakeTrainer, folder: Path) -> None:
+    make_trainer().train()
+    page = Page(folder / "report.html")
+    assert "in logged updates" not in page.text and "about" not in page.text
+    make_trainer(output_dir=folder.with_name("some"), log_every=5).train()
+    page = Page(folder.with_name("some") / "report.html")
+    assert "weight samples in logged updates loss at first" in page.text
+    assert "one: states asked in logged updates" in page.text and "time in updates about " in page.text

@@ -14,13 +14,16 @@ import danceopd.training.trainer as trainer_module
 from danceopd.training import (
     CheckpointError,
     ConfigError,
+    DivergedError,
     Route,
     StudentConfig,
+    Teacher,
     list_checkpoints,
+    load_checkpoint,
     write_config,
 )
 from danceopd.training.metrics import MetricsFile
-from tests.training.conftest import ROUTES
+from tests.training.conftest import ROUTES, TEACHERS
 from tests.training.runs import MakeTrainer, at_update, bits
 from tests.training.states import edit_state
 from tests.training.test_trainer import comparable
@@ -293,14 +296,15 @@ def test_a_named_checkpoint_is_not_put_over_another_run(make_trainer: MakeTraine
     """That one has no checkpoint yet, so its config alone tells whose folder it is."""
     make_trainer().train()
     (tmp_path / "other").mkdir()
+    (tmp_path / "other/metrics.jsonl").write_text('{"step": 1}\n')
     write_config(make_trainer(output_dir=tmp_path / "other", seed=1).run, tmp_path / "other/config.yaml")
     before = (tmp_path / "other/config.yaml").read_bytes()
     checkpoint = tmp_path / "run/checkpoints/step-00000010"
     with pytest.raises(ConfigError, match=r"the run in '.*/other' was made with seed=1 but 0 is asked for"):
         make_trainer(output_dir=tmp_path / "other").train(resume=checkpoint)
-    assert [path.name for path in (tmp_path / "other").iterdir()] == ["config.yaml"]
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["config.yaml", "metrics.jsonl"]
     assert (tmp_path / "other/config.yaml").read_bytes() == before
-    write_config(make_trainer(output_dir=tmp_path / "other").run, tmp_path / "other/config.yaml")
+    (tmp_path / "other/metrics.jsonl").unlink()  # then nothing was trained there
     assert make_trainer(output_dir=tmp_path / "other").train(resume=checkpoint).step == 12
 
 
@@ -370,3 +374,48 @@ def test_metrics_after_the_checkpoint_are_cut_and_foreign_lines_kept(tmp_path: P
     with MetricsFile(path, last_step=2) as metrics:
         metrics.append({"step": 3, "loss": 1.0})
     assert path.read_bytes() == b'{"step": 1}\nnote\n{"step": 2}\n{"step": 3, "loss": 1.0}\n'
+
+
+def test_what_failed_before_its_first_update_does_not_bind_its_folder(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    """Nor do the pictures that its teachers drew outlive it."""
+    validation = {"every": 6, "rows": 1}
+    bad = make_trainer(teachers=[Teacher("one", checkpoint="nan")], routes=ROUTES[:1], validation=validation)
+    with pytest.raises(DivergedError):
+        bad.train()
+    assert (tmp_path / "run/config.yaml").exists()
+    changed: dict[str, Any] = {"teachers": TEACHERS[:1], "routes": ROUTES[:1], "validation": validation}
+    assert make_trainer(**changed, learning_rate=1e-3).train(resume=False).step == 12
+    assert "learning_rate: 0.001" in (tmp_path / "run/config.yaml").read_text()
+    make_trainer(output_dir=tmp_path / "whole", **changed, learning_rate=1e-3).train()
+    pictures = [(tmp_path / run / "grids/step-00000012.png").read_bytes() for run in ("run", "whole")]
+    assert pictures[0] == pictures[1]
+
+
+def test_a_run_that_has_diverged_goes_on_as_it_says(
+    make_trainer: MakeTrainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer()
+    good = trainer.teachers[0]
+    trainer.teachers[0] = lambda *given: good(*given) * (float("nan") if trainer.step == 7 else 1.0)
+    with pytest.raises(DivergedError) as caught:
+        trainer.train()
+    checkpoint = tmp_path / "run/checkpoints/step-00000007"
+    assert f"with learning_rate=0.005 --resume-from {checkpoint} added" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"learning_rate=0.01 but 0.005 is asked for: .*--resume-from"):
+        make_trainer(learning_rate=0.005).train()
+    with pytest.raises(ConfigError, match="seed=0 but 1"):
+        make_trainer(learning_rate=0.005, seed=1).train(resume=checkpoint)
+    capsys.readouterr()
+
+    changed: dict[str, Any] = {"learning_rate": 0.005, "max_grad_norm": 0.5}
+    assert make_trainer(**changed, max_steps=9).train(resume=checkpoint).step == 9
+    told = capsys.readouterr().err
+    assert "going on after update 7 with learning_rate=0.005 in place of 0.01, max_grad_norm=0.5" in told
+    assert make_trainer(**changed).train().step == 12
+    assert "going on after" not in capsys.readouterr().err
+    lines = comparable(tmp_path / "run")
+    assert [line["learning_rate"] for line in lines] == [0.01] * 7 + [0.005] * 5
+    (note,) = load_checkpoint(list_checkpoints(tmp_path / "run/checkpoints")[-1]).made_of["changed"]
+    assert note["after"] == 7 and note["settings"]["learning_rate"] == [0.01, 0.005]
