@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, Final
 
@@ -18,11 +18,29 @@ _PARTS: Final = ("codes", "scale", "qmap")  # of a moment in 8 bits
 _FP32: Final = 4
 
 
-def make_optimizer(weights: Iterable[Tensor], config: TrainConfig) -> Optimizer:
+def find_optimizer(config: TrainConfig) -> Callable[..., Optimizer]:
     """AdamW, its moments in fp32, or in 8 bits (Dettmers et al., arXiv 2110.02861) by torchao.
 
     Raises:
         ConfigError: torchao is not installed.
+    """
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError:
+        raise ConfigError(
+            "optimizer 'adamw8bit' is torchao's, which is not installed: pip install torchao."
+        ) from None
+    found: Callable[..., Optimizer] = AdamW8bit
+    return found
+
+
+def make_optimizer(weights: Iterable[Tensor], config: TrainConfig) -> Optimizer:
+    """The optimizer of a run with its numbers.
+
+    Raises:
+        ConfigError: its package is not installed.
     """
     numbers: dict[str, Any] = {
         "lr": config.learning_rate,
@@ -30,16 +48,7 @@ def make_optimizer(weights: Iterable[Tensor], config: TrainConfig) -> Optimizer:
         "eps": config.adam_epsilon,
         "weight_decay": config.weight_decay,
     }
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(weights, **numbers)
-    try:
-        from torchao.optim import AdamW8bit
-    except ImportError:
-        raise ConfigError(
-            "optimizer 'adamw8bit' is torchao's, which is not installed: pip install torchao."
-        ) from None
-    made: Optimizer = AdamW8bit(weights, **numbers)
-    return made
+    return find_optimizer(config)(weights, **numbers)
 
 
 def take_step(optimizer: Optimizer, learning_rate: float) -> None:

@@ -28,6 +28,7 @@ from danceopd.training.grids import Grids
 from danceopd.training.interrupt import GracefulStop, stopping_at_once
 from danceopd.training.memory import no_room_for_pictures_told, out_of_memory_told
 from danceopd.training.metrics import MetricsFile, describe_update
+from danceopd.training.optimizers import find_optimizer
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
 from danceopd.training.provenance import Sources
@@ -110,6 +111,13 @@ class DanceOPDTrainer:
         # A method without teachers still counts the routes' names: it learns from data grouped by them.
         names = [teacher.name for teacher in self.asked] or list(dict.fromkeys(r.teacher for r in routes))
         self.teacher_of_route = [names.index(route.teacher) for route in routes]
+        own: list[Callback] = [ProgressReport(), RunReport()]
+        if config.report_to:
+            own.append(Trackers(config.report_to))
+        if config.validation is not None:
+            own.append(Grids(config.validation, family))
+        self.callbacks = Callbacks([*own, *callbacks] if self.ranks.is_first else [])
+        find_optimizer(config)  # what is not installed is told before models are read
         rows = dict(zip(self.route_names, self.data, strict=True))
         self.sources = Sources(family, config.student, teachers, self.asked, rows)
         with seeded(config.seed, _INITIAL_VALUES, device=family.device):
@@ -134,12 +142,6 @@ class DanceOPDTrainer:
         )
         self.run = self._describe(teachers, routes)
         self.made_of: Mapping[str, Any] = {}
-        own: list[Callback] = [ProgressReport(), RunReport()]
-        if config.report_to:
-            own.append(Trackers(config.report_to))
-        if config.validation is not None:
-            own.append(Grids(config.validation, family))
-        self.callbacks = Callbacks([*own, *callbacks] if self.ranks.is_first else [])
         self.prepared: Sequence[Prepared] = ()
         self.step = 0
         self._saved_step = 0

@@ -15,6 +15,7 @@ from danceopd.training.optimizers import moment_bytes
 from danceopd.training.weights import TrainedWeights
 from tests.training import tiny
 from tests.training.test_trainer import comparable
+from tests.training.tiny import TinyFamily
 
 MakeTrainer = Callable[..., DanceOPDTrainer]
 
@@ -91,5 +92,6 @@ def test_missing_torchao_is_told_in_a_sentence(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchao.optim", None)
+    monkeypatch.setattr(TinyFamily, "teacher", None)  # no model is read first
     with pytest.raises(ConfigError, match=r"'adamw8bit' is torchao's, which is not installed: pip install"):
         make_trainer(optimizer="adamw8bit")

@@ -14,6 +14,7 @@ import pytest
 
 from danceopd.training import ConfigError, DanceOPDTrainer, DivergedError, Route, Teacher
 from danceopd.training import trackers as trackers_module
+from tests.training.tiny import TinyFamily
 
 MakeTrainer = Callable[..., DanceOPDTrainer]
 
@@ -125,6 +126,7 @@ def test_a_missing_package_is_told_before_anything_is_written(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(trackers_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(TinyFamily, "teacher", None)  # no model is read first
     with pytest.raises(ConfigError) as error:
         make_trainer(report_to=["trackio"])
     assert str(error.value) == (
