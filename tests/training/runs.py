@@ -12,6 +12,22 @@ from danceopd.training import (
 
 MakeTrainer = Callable[..., DanceOPDTrainer]
 
+ENDLESS = """
+output_dir: {folder}/run
+family: shapesworld
+max_steps: 100000
+batch_size: 1
+gradient_accumulation_steps: 1
+num_rollout_steps: 1
+save_every: 100000
+progress: false
+teachers:
+  - {{name: local, checkpoint: local}}
+routes:
+  - {{teacher: local, data: local}}
+"""
+"""A run of the miniature world that goes on until it is told to stop."""
+
 
 def bits(folder: Path, step: int) -> dict[str, bytes]:
     checkpoint = folder / "checkpoints" / f"step-{step:08d}"

@@ -31,6 +31,7 @@ from tests.training.processes import (
     terminate,
     train,
 )
+from tests.training.runs import ENDLESS
 
 CPU = torch.device("cpu")
 
@@ -270,25 +271,9 @@ def test_a_checksum_sees_every_flipped_bit_and_exchange(numbers: list[int], data
         assert checksum(exchanged.view(dtype)) != before
 
 
-CONFIG = """
-output_dir: {folder}/run
-family: shapesworld
-max_steps: 100000
-batch_size: 1
-gradient_accumulation_steps: 1
-num_rollout_steps: 1
-save_every: 100000
-progress: false
-teachers:
-  - {{name: local, checkpoint: local}}
-routes:
-  - {{teacher: local, data: local}}
-"""
-
-
 def test_torchrun_trains_and_stops_all_with_one(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text(CONFIG.format(folder=tmp_path))
+    config.write_text(ENDLESS.format(folder=tmp_path))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

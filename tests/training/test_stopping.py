@@ -14,21 +14,7 @@ from typer.testing import CliRunner, Result
 
 from danceopd import cli
 from danceopd.training import list_checkpoints, load_checkpoint
-
-CONFIG = """
-output_dir: {folder}/run
-family: shapesworld
-max_steps: 100000
-batch_size: 1
-gradient_accumulation_steps: 1
-num_rollout_steps: 1
-save_every: 100000
-progress: false
-teachers:
-  - {{name: local, checkpoint: local}}
-routes:
-  - {{teacher: local, data: local}}
-"""
+from tests.training.runs import ENDLESS
 
 
 def run(*arguments: str) -> Result:
@@ -40,7 +26,7 @@ def test_a_stopped_process_says_how_to_go_on(tmp_path: Path, number: signal.Sign
     folder = tmp_path / "a folder"
     folder.mkdir()
     config = folder / "config.yaml"
-    config.write_text(CONFIG.format(folder=folder))
+    config.write_text(ENDLESS.format(folder=folder))
     command = [sys.executable, "-m", "danceopd", "train", str(config), "seed=3", "--no-check", "--no-resume"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

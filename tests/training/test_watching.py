@@ -20,7 +20,9 @@ def blocks(language: str) -> list[str]:
 
 
 def test_its_settings_are_settings() -> None:
-    for block in blocks("yaml"):
+    settings = blocks("yaml")
+    assert settings
+    for block in settings:
         TrainConfig(output_dir="unused", **yaml.safe_load(block))
 
 
