@@ -279,20 +279,20 @@ class DanceOPDTrainer:
             self.weights.discard_gradients()  # an update that failed half way may have left some
             own_place = [self.ranks.rank] if self.ranks.rank else []  # dropout is to differ between ranks
             with seeded(self.config.seed, _UPDATE, step, *own_place, device=self.family.device):
-                result = self._gradient(self.plan.step(step, self.ranks.rank))
+                slots = [self.plan.step(step, rank) for rank in range(self.ranks.size)]
+                result = self._gradient(slots[self.ranks.rank])
         result = self.ranks.gather_result(result)
         with out_of_memory_told(self.run, step + 1):
             self.ranks.sum_gradients(self.weights.masters)
             rate, norm = learning_rate(step, self.config), self.weights.clip(self.config.max_grad_norm)
-            slots = [slot for rank in range(self.ranks.size) for slot in self.plan.step(step, rank)]
-            line = {**self._describe_update(slots, result), "grad_norm": norm, "learning_rate": rate}
+            line = {**self._describe_update(sum(slots, ()), result), "grad_norm": norm, "learning_rate": rate}
             check_finite(line, self.config)
             self._between_updates = False
             self.weights.step(rate)
             if self.mean is not None:
                 self.mean.update(self.weights.masters, step)
         seconds = time.perf_counter() - began
-        return {**line, "time": {"seconds": seconds, "samples_per_second": len(slots) / seconds}}
+        return {**line, "time": {"seconds": seconds, "samples_per_second": self.plan.slots / seconds}}
 
     def _gradient(self, slots: Sequence[SlotPlan]) -> UpdateResult:
         """Add the gradient of the update's mean loss, one shape of latents after the other."""
