@@ -12,8 +12,10 @@ from danceopd.families.base import (
     Examples,
     Family,
     Footprint,
+    Place,
     Prepared,
     RowsOfShape,
+    Shardable,
     Student,
 )
 from danceopd.families.config import StudentConfig, Teacher
@@ -25,8 +27,10 @@ __all__ = [
     "Examples",
     "Family",
     "Footprint",
+    "Place",
     "Prepared",
     "RowsOfShape",
+    "Shardable",
     "Student",
     "StudentConfig",
     "Teacher",

@@ -6,7 +6,8 @@ What differs from one family to the next is in its `Conventions`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.data import RowContent, Rows, check_rows, check_targets, load_rows, nearest_bucket
-from danceopd.families.base import Example, Examples, Footprint, RowsOfShape, Student
+from danceopd.families.base import Example, Examples, Footprint, Place, RowsOfShape, Student
 from danceopd.families.checkpoint import Checkpoint
 from danceopd.families.conditions import RowsCondition
 from danceopd.families.config import StudentConfig, Teacher
@@ -28,7 +29,7 @@ from danceopd.families.encoding import Encoder
 from danceopd.families.lora import Lora, choose_layers, is_factor, linear_layers, load_adapter, rest_on
 from danceopd.families.lora_files import read_lora
 from danceopd.families.model_files import files_of
-from danceopd.families.placement import OffloadedField, hold_in_int8, hold_pinned
+from danceopd.families.placement import OffloadedField, blocks_of, hold_in_int8, hold_pinned
 from danceopd.families.students import (
     Start,
     find_start,
@@ -111,6 +112,7 @@ class PretrainedFamily:
         self._encoder = Encoder(checkpoint, conventions, dtype, self.device, sizes=self._sizes)
         self._base: nn.Module | None = None
         self._placed: list[nn.Module] = []
+        self._waiting: list[nn.Module] | None = None
         self._others: dict[tuple[Path, bool, str | None], nn.Module] = {}
         self._fields: dict[Teacher, VelocityField] = {}
         self._adapter_numbers = count()
@@ -384,7 +386,23 @@ class PretrainedFamily:
             self._others[key] = model if teacher.offload else self._place(model)
         return self._others[key]
 
+    @contextmanager
+    def placed_by(self, place: Place) -> Iterator[None]:
+        """Have `place` bring models to the device, see `danceopd.families.Shardable`."""
+        if self._base is not None:
+            raise ValueError("this family's base is on its device already: load the family again.")
+        self._waiting = []
+        try:
+            yield
+            for model in self._waiting:
+                place(model, blocks_of(model))
+        finally:
+            self._waiting = None
+
     def _place(self, model: nn.Module) -> nn.Module:
+        if self._waiting is not None:
+            self._waiting.append(model)
+            return model
         _move(model, self.device)
         self._placed.append(model)
         return model

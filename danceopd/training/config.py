@@ -236,6 +236,11 @@ class TrainConfig:
         default="adamw",
         description="AdamW with moments in float32, or in 8 bits (by torchao): 6 bytes less a weight.",
     )
+    sharding: Literal["none", "fsdp"] = Field(
+        default="none",
+        description="Spread frozen weights over the processes of a run (fsdp), for a base too large for one "
+        "GPU; trained ones stay whole on each.",
+    )
     unedited_weight: Number | None = Field(
         default=None,
         ge=0.0,

@@ -44,6 +44,7 @@ _MAY_CHANGE: Final = {
     # Where memory runs out these are lowered: equal to rounding.
     "rollout_batch_size",
     "student.gradient_checkpointing",
+    "sharding",
     "validation",
     "report_to",
 }

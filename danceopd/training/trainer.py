@@ -52,6 +52,7 @@ from danceopd.training.run_folder import (
 )
 from danceopd.training.schedule import learning_rate
 from danceopd.training.seeding import seeded
+from danceopd.training.sharding import sharded_models
 from danceopd.training.trackers import Trackers
 from danceopd.training.weights import RunningMean, TrainedWeights
 
@@ -120,7 +121,8 @@ class DanceOPDTrainer:
         find_optimizer(config)  # what is not installed is told before models are read
         rows = dict(zip(self.route_names, self.data, strict=True))
         self.sources = Sources(family, config.student, teachers, self.asked, rows)
-        with seeded(config.seed, _INITIAL_VALUES, device=family.device):
+        sharded = sharded_models(config, family, self.ranks, self.asked)
+        with seeded(config.seed, _INITIAL_VALUES, device=family.device), sharded:
             self.student = family.student(config.student, teachers)
             self.teachers = [family.teacher(teacher) for teacher in self.asked]
         self.weights = TrainedWeights(self.student.module, config)
