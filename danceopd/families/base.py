@@ -263,15 +263,16 @@ class Family(Protocol):
 
 
 Place = Callable[[nn.Module, Sequence[nn.Module]], None]
-"""``place(model, blocks)`` brings a frozen model to the device; `blocks` are its modules that follow upon each
-other in every forward and hold most of its weights, in that order."""
+"""``place(model, blocks)`` brings a frozen model to the device; `blocks` are its modules that hold most of its
+weights, in the order in which every forward runs those that it needs."""
 
 
 @runtime_checkable
 class Shardable(Protocol):
     """A family whose frozen models may be spread over processes: none of them then holds a whole one.
 
-    A model is called as a module, ``model(...)``, and adapters on it have ``.lora_`` in their parameters' names.
+    Its models are called as modules, ``model(...)``, and adapters on them have ``.lora_`` in the names of their
+    parameters.
     """
 
     def placed_by(self, place: Place) -> AbstractContextManager[None]:

@@ -67,7 +67,9 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     names: Sequence[str] = getattr(model, "_no_split_modules", None) or ()
     blocks = [module for module in model.modules() if type(module).__name__ in names]
     if not blocks:
-        raise ValueError(f"{type(model).__name__} has no blocks to spread over processes: set sharding to 'none'.")
+        raise ValueError(
+            f"{type(model).__name__} has no blocks to spread over processes: set sharding to 'none'."
+        )
     return blocks
 
 

@@ -49,6 +49,10 @@ class Lender(Protocol):
         """Take part in what is left of this rank's own last turn; does nothing the second time."""
         ...
 
+    def check(self) -> None:
+        """Raise an error if what was gathered since the last check is not what was lent."""
+        ...
+
 
 class Ranks:
     """The processes of a run as one of them sees them; a process alone never touches torch.distributed.
@@ -186,11 +190,13 @@ class Ranks:
             self.lender.lend(now)
 
     def _settle(self, error: Exception | None) -> tuple[bool, Exception | None]:
-        """Lend until all ranks are at the end of their block: whether one has failed, and this one's error."""
+        """Lend until all are at the end of their block; whether one has failed, and this rank's own error."""
         while True:
             try:
                 if self.lender is not None:
                     self.lender.close()
+                    if error is None:
+                        self.lender.check()
                 now = self._agree(_DONE if error is None else _FAILED)
                 if now in (_DONE, _FAILED):
                     return now == _FAILED, error

@@ -14,7 +14,7 @@ of this hangs on hooks of the models, so that whoever calls one need not know.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from danceopd.training.config import TrainConfig
 from danceopd.training.distributed import Ranks, checksum
 
 _NAME: Final = "sharding='fsdp'"
+_LOOKED_AT: Final = 16  # numbers of each rank's share
 
 
 @contextmanager
@@ -104,6 +105,7 @@ class Shards:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # where FSDP keeps its shares
         self._mesh = init_device_mesh(device.type, (ranks.size,))
+        self._parts: list[_Part] = []
         self._passes: list[_Pass] = []
         self._own: _Pass | None = None  # that this rank computes in, or has computed in last
 
@@ -120,6 +122,7 @@ class Shards:
         names = {id(value): name for name, value in model.named_parameters()}
         adapters = {value for name, value in model.named_parameters() if ".lora_" in name}
         sums: dict[str, int] = {}
+        parts = []
         for part in (*blocks, model):
             # One part after the other: the device need never hold the whole model.
             for value in part.parameters():
@@ -127,16 +130,18 @@ class Shards:
                     value.data = value.data.to(self._device)
                     if value not in adapters:
                         sums[names[id(value)]] = checksum(value)
+            parts.append(_Part(part, adapters, self._ranks.size))
             _fully_shard()(part, mesh=self._mesh, reshard_after_forward=True, ignored_params=adapters)
         self._ranks.check_sums(sums, "the frozen model")
         for part in (model, *blocks):
             # FSDP would gather ahead what the forward before ran before this block: with passes of other
             # layouts, not what the other ranks gather next. The model's own part is there already.
             part.set_modules_to_backward_prefetch([model])  # type: ignore[operator]
+        self._parts += parts
+        *others, own = parts
         # Forward passes have the higher numbers, so come first: a rank that waits for others to be done with
         # them then takes its backward together with theirs.
-        for parts in ([model, *reversed(blocks)], [model, *blocks]):
-            self._passes.append(_Pass(parts))
+        self._passes += [_Pass([own, *reversed(others)]), _Pass([own, *others])]
         self._watch(model, blocks, len(self._passes) - 1)
 
     def lend(self, turn: int) -> None:
@@ -149,6 +154,14 @@ class Shards:
         own, self._own = self._own, None
         if own is not None:
             own.finish()
+
+    def check(self) -> None:
+        """See `danceopd.training.distributed.Lender`."""
+        if any([part.was_wrong() for part in self._parts]):
+            raise RuntimeError(
+                "the weights gathered from the ranks are not the model's: the ranks are out of step, so what "
+                "was computed since the last update is dropped; set sharding to 'none', and report this."
+            )
 
     def _begin(self, which: _Pass) -> None:
         which.begin()
@@ -207,6 +220,54 @@ class Shards:
             part.register_forward_hook(within_backward)
 
 
+class _Part:
+    """A part of a model that is gathered at once, still whole when this is made.
+
+    Ranks that gathered different parts of equal shape would get a mixture and go on, so some numbers out of
+    every rank's share of the largest weight are kept, and looked at each time.
+
+    Args:
+        module: the part.
+        adapters: what of it is not spread.
+        ranks: over how many it is.
+    """
+
+    def __init__(self, module: nn.Module, adapters: Collection[Tensor], ranks: int) -> None:
+        self.module: Any = module
+        own = {
+            name: value
+            for name, value in module.named_parameters()
+            if value not in adapters and not _is_share(value)
+        }
+        path, _, self._name = max(own, key=lambda name: own[name].numel()).rpartition(".")
+        self._owner = module.get_submodule(path)
+        weight = self._weight()
+        self._places = torch.linspace(0, len(weight) - 1, _LOOKED_AT * ranks, dtype=torch.float64).long()
+        self._places = self._places.to(weight.device)
+        self._numbers = weight[self._places].clone()
+        self._wrong = torch.zeros((), dtype=torch.bool, device=weight.device)
+
+    def give_up(self) -> None:
+        """Keep this rank's share alone."""
+        self.module.reshard()
+
+    def gather(self) -> None:
+        """Hold the whole part, together with all ranks; it may be there already."""
+        self.module.unshard()
+        self._wrong |= (self._weight()[self._places] != self._numbers).any()  # read later: it would wait now
+
+    def was_wrong(self) -> bool:
+        """Whether it was not itself when it was gathered since this was asked last; reads the device."""
+        wrong = bool(self._wrong)
+        self._wrong.zero_()
+        return wrong
+
+    @torch.no_grad()
+    def _weight(self) -> Tensor:
+        weight: Tensor = getattr(self._owner, self._name)
+        return weight.detach().reshape(-1)
+
+
 class _Pass:
     """A way through a model, forward or backward, along which all ranks gather the same parts in one order.
 
@@ -214,9 +275,9 @@ class _Pass:
         parts: that order.
     """
 
-    def __init__(self, parts: Sequence[Any]) -> None:
+    def __init__(self, parts: Sequence[_Part]) -> None:
         self._parts = parts
-        self._place = {part: place for place, part in enumerate(parts)}
+        self._place = {part.module: place for place, part in enumerate(parts)}
         self._next = len(parts)
 
     def begin(self) -> None:
@@ -236,12 +297,13 @@ class _Pass:
                 "blocks in one order: set sharding to 'none'."
             )
         self._lend_until(place)
-        part.reshard()  # type: ignore[operator]  # where a backward through several calls still holds it
+        self._parts[place].give_up()  # where a backward through several calls still holds it
 
     def hold(self, part: nn.Module) -> None:
         """`part` has been gathered, unless FSDP took it for one that is held still, and does nothing then."""
-        part.unshard()  # type: ignore[operator]
-        self._next = self._place[part] + 1
+        place = self._place[part]
+        self._parts[place].gather()
+        self._next = place + 1
 
     def finish(self) -> None:
         """Lend the parts that are left."""
@@ -251,9 +313,9 @@ class _Pass:
         while self._next < place:
             part = self._parts[self._next]
             self._next += 1
-            part.reshard()
-            part.unshard()
-            part.reshard()
+            part.give_up()
+            part.gather()
+            part.give_up()
 
 
 def _at_first_gradient(output: Any, call: Callable[[Tensor], None]) -> None:

@@ -44,7 +44,7 @@ def in_processes(folder: Path, work: Callable[..., Any], *, size: int = 2, **arg
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(180)
         assert process.exitcode is not None, f"rank {processes.index(process)} hangs"
     return [
         Outcome(signal=-process.exitcode)

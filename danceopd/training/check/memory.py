@@ -85,12 +85,13 @@ def storage_bytes(tensors: Iterable[Tensor], seen: set[int]) -> int:
 
 
 def _plain(tensor: Tensor) -> list[Tensor]:
-    """The tensors that a quantised one is made of, or itself."""
+    """The tensors that a quantised one is made of, or the share that is here of a spread one, or itself."""
     value: Any = tensor.data if isinstance(tensor, nn.Parameter) else tensor
     if not is_traceable_wrapper_subclass(value):
         return [tensor]
     names, _ = value.__tensor_flatten__()
-    return [plain for name in names for plain in _plain(getattr(value, name))]
+    parts = [getattr(value, name) for name in names]  # a spread one names its mesh of processes as well
+    return [plain for part in parts if isinstance(part, Tensor) for plain in _plain(part)]
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:

@@ -13,6 +13,7 @@ from danceopd.settings import ConfigError
 from danceopd.training.check.probe import cache_folder, folder_bytes
 from danceopd.training.check.report import Resources, bytes_text
 from danceopd.training.config import TrainConfig
+from danceopd.training.distributed import num_processes
 from danceopd.training.run_folder import CHECKPOINTS
 
 _FP32 = 4
@@ -38,13 +39,15 @@ def check_resources(footprint: Footprint, config: TrainConfig, device: torch.dev
             "keep_checkpoints, or name another folder."
         )
     masters = 1 if config_trains_copies(config) else 0
-    weights = footprint.weights + every + footprint.trained * _FP32 * masters
+    shares = 1 if config.sharding == "none" else num_processes()
+    weights = footprint.weights // shares + every + footprint.trained * _FP32 * masters
     memory = free_memory(device)
     if weights > memory:
         raise ConfigError(
             f"the models and the optimizer of this run take {bytes_text(weights)} at least, but device "
             f"'{device}' has {bytes_text(memory)} free: train a LoRA, use dtype bfloat16, or offload or "
-            "quantise teachers with checkpoints of their own."
+            "quantise teachers with checkpoints of their own, or spread the weights over several GPUs with "
+            "sharding."
         )
     if footprint.elsewhere > (ram := free_memory(torch.device("cpu"))):
         raise ConfigError(

@@ -94,16 +94,17 @@ def check_run(
         )
         if resume is not None:
             trainer.find_start(resume)
-        teachers = list(describe_teachers(trainer, probe))
-        tell("teachers", "; ".join(teacher.line() for teacher in teachers))
-        self_test = run_self_test(trainer, probe)
-        tell("self-test", self_test.line())
-        estimate = estimate_run(trainer, config.routes, probe)
-        tell("estimate", estimate.line())
-        picture = None
-        if samples is not None:
-            picture = str(write_samples(trainer, probe, samples))
-            tell("samples", picture)
+        with trainer.ranks.together():  # where a model is spread over them, none can call it alone
+            teachers = list(describe_teachers(trainer, probe))
+            tell("teachers", "; ".join(teacher.line() for teacher in teachers))
+            self_test = run_self_test(trainer, probe)
+            tell("self-test", self_test.line())
+            estimate = estimate_run(trainer, config.routes, probe)
+            tell("estimate", estimate.line())
+            picture = None
+            if samples is not None:
+                picture = str(write_samples(trainer, probe, samples))
+                tell("samples", picture)
     warnings = [*_warnings(resources, estimate), *self_test.warnings()]
     report = CheckReport(rows, resources, teachers, self_test, estimate, picture, warnings)
     return CheckedRun(report, trainer)
