@@ -22,7 +22,7 @@ from rich.progress import (
 from .jobs import Job
 from .runs import read_result, run_job
 
-JUDGING = 12_000.0
+JUDGING = 6_000.0
 """What judging a run costs, about, in forwards of one sample."""
 
 
