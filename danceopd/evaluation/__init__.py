@@ -1,4 +1,4 @@
-"""Evaluation on public benchmarks: images in the layout of their evaluators, metrics, judges and the report."""
+"""Evaluation on public benchmarks: images as their evaluators read them, metrics, judges and the report."""
 
 from danceopd.evaluation.base import (
     Benchmark,
