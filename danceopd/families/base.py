@@ -263,16 +263,16 @@ class Family(Protocol):
 
 
 Place = Callable[[nn.Module, Sequence[nn.Module]], None]
-"""``place(model, blocks)`` brings a frozen model to the device; `blocks` are its modules that hold most of its
-weights, in the order in which every forward runs those that it needs."""
+"""``place(model, blocks)`` brings a frozen model to the device; `blocks`, modules of it, hold most of its
+weights, in the order in which every forward runs the ones that it needs."""
 
 
 @runtime_checkable
 class Shardable(Protocol):
     """A family whose frozen models may be spread over processes: none of them then holds a whole one.
 
-    Its models are called as modules, ``model(...)``, and adapters on them have ``.lora_`` in the names of their
-    parameters.
+    Its models are called as modules, ``model(...)``, and adapters on them have ``.lora_`` in the names of
+    their parameters.
     """
 
     def placed_by(self, place: Place) -> AbstractContextManager[None]:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from traceback import clear_frames
 from typing import Any, Final, Protocol, TypeVar
 
 import torch
@@ -154,6 +155,8 @@ class Ranks:
         except _OtherFailedError:
             failed = True
         except Exception as caught:
+            if self.lender is not None:
+                _let_go(caught)
             failed, error = self._settle(caught)
         else:
             failed, error = self._settle(None)
@@ -336,6 +339,13 @@ def checksum(tensor: Tensor) -> int:
         place = torch.arange(1, len(part) + 1, device=part.device)
         total = total * 1_000_003 + int((part.long() * (2 * place + 1)).sum())
     return total & (1 << 64) - 1
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what the frames that an error has left hold: after one of memory, lending needs some of it."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def num_processes() -> int:

@@ -7,19 +7,21 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from danceopd.families import StudentConfig, Teacher
+from danceopd.families import StudentConfig, Teacher, load_family
 from danceopd.families.pretrained import PretrainedFamily
 from danceopd.training import ConfigError, DanceOPDTrainer, Route, RunConfig, check_run, list_checkpoints
 from tests.families import tiny
 from tests.families.parity import folder_of
-from tests.families.test_training import make_run, metrics, small_sources, trainer_of, without_torchvision
-from tests.families.tiny.calls import picture
+from tests.families.test_training import make_run, metrics, trainer_of
+from tests.families.tiny.calls import picture, small_sources
+from tests.families.tiny.processors import without_torchvision
 from tests.training.processes import Outcome, in_processes
 from tests.training.processes import make_trainer as make_tiny_trainer
 
@@ -72,9 +74,9 @@ def spread(config: RunConfig, name: str, **settings: Any) -> RunConfig:
     )
 
 
-def in_world(work: Callable[[], Any]) -> Any:
+def train_alone(config: RunConfig) -> None:
     with small_sources(), without_torchvision():
-        return work()
+        assert trainer_of(config).train().step == config.max_steps
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +89,9 @@ def alone(folder: Path) -> dict[str, RunConfig]:
     """The runs, done by one process."""
     runs = configs(folder)
     for config in runs.values():
-        in_world(trainer_of(config).train)
+        train_alone(config)
     half = dataclasses.replace(runs["danceopd"], output_dir=folder / "continued", max_steps=1)
-    in_world(trainer_of(half).train)
+    train_alone(half)
     return runs
 
 
@@ -102,7 +104,8 @@ def shared(folder: Path, alone: dict[str, RunConfig]) -> list[Outcome]:
 
 
 def _runs(rank: int, *, runs: dict[str, RunConfig]) -> dict[str, Any]:
-    return in_world(lambda: _found(rank, runs))  # type: ignore[no-any-return]
+    with small_sources(), without_torchvision():
+        return _found(rank, runs)
 
 
 def _found(rank: int, runs: dict[str, RunConfig]) -> dict[str, Any]:
@@ -117,9 +120,14 @@ def _found(rank: int, runs: dict[str, RunConfig]) -> dict[str, Any]:
     trainer_of(spread(runs["danceopd"], "continued")).train()
     found["errors"] = [
         _error_of(spread(runs["diffusionopd"], f"fails-{name}", save_every=100), act if rank == 1 else None)
-        for name, act in {"way": _fail, "back": _fail_backward, "mixture": _mix, "lending": _fail_lent}.items()
+        for name, act in {
+            "way": _fail,
+            "back": _fail_backward,
+            "mixture": _mix,
+            "lending": _fail_lent,
+        }.items()
     ]
-    refused = {
+    refused: dict[str, dict[str, Any]] = {
         "full": {"student": StudentConfig(kind="full")},
         "offload": {"teachers": _with(runs["danceopd"], offload=True)},
         "int8": {"teachers": _with(runs["danceopd"], quantization="int8")},
@@ -167,7 +175,7 @@ def _fail(trainer: DanceOPDTrainer) -> None:
         if trainer.step == 1:
             raise ValueError("the block has left")
 
-    trainer.student.module.layers[0].register_forward_hook(fail)  # type: ignore[union-attr,index,operator]
+    trainer.student.module.get_submodule("layers.0").register_forward_hook(fail)
 
 
 def _fail_backward(trainer: DanceOPDTrainer) -> None:
@@ -179,12 +187,11 @@ def _fail_backward(trainer: DanceOPDTrainer) -> None:
         if output.requires_grad:
             output.register_hook(fail)
 
-    trainer.student.module.layers[0].register_forward_hook(watch)  # type: ignore[union-attr,index,operator]
+    trainer.student.module.get_submodule("layers.0").register_forward_hook(watch)
 
 
 def _mix(trainer: DanceOPDTrainer) -> None:
-    block: Any = trainer.student.module.layers[1]  # type: ignore[union-attr,index]
-    for value in block.parameters():
+    for value in trainer.student.module.get_submodule("layers.1").parameters():
         if hasattr(value, "to_local"):
             value.to_local().mul_(2)
 
@@ -243,7 +250,7 @@ def test_a_run_goes_on_spread_and_as_one_again(
             file.unlink()
         checkpoint.rmdir()
     again = dataclasses.replace(alone["danceopd"], output_dir=spread_run)
-    assert in_world(trainer_of(again).train).step == 3
+    train_alone(again)
     assert_same(folder / "danceopd", spread_run, 3)
 
 
@@ -284,19 +291,11 @@ def test_what_cannot_be_spread_is_refused(
         for text, wanted in zip(outcome.result["refused"], told, strict=True):
             assert wanted in text
     with pytest.raises(ConfigError, match="spreads weights over processes, but there is one"):
-        in_world(lambda: trainer_of(spread(alone["sft"], str(tmp_path / "run"))))
+        trainer_of(dataclasses.replace(alone["sft"], output_dir=tmp_path / "run", sharding="fsdp"))
 
 
 def test_a_base_that_is_on_the_device_is_not_spread() -> None:
-    family = tiny_family()
-    assert family.base is not None
-    with pytest.raises(ValueError, match="base is on its device already"), family.placed_by(lambda *_: None):
-        pass
-
-
-def tiny_family() -> PretrainedFamily:
-    from danceopd.families import load_family
-
     family = load_family(folder_of(KIND))
-    assert isinstance(family, PretrainedFamily)
-    return family
+    assert isinstance(family, PretrainedFamily) and family.base is not None
+    with pytest.raises(ValueError, match="base is on its device already"), family.placed_by(Mock()):
+        pass
