@@ -16,6 +16,7 @@ from danceopd.data import check_masks, check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
 from danceopd.methods import Limits, UpdateResult
 from danceopd.settings import ConfigError
+from danceopd.signals import GracefulStop, stopping_at_once
 from danceopd.training.batch import build_batches, in_order_of_slots
 from danceopd.training.callbacks import Callback, Callbacks
 from danceopd.training.checkpoint import Checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
@@ -25,7 +26,6 @@ from danceopd.training.distributed import Ranks
 from danceopd.training.divergence import check_finite
 from danceopd.training.errors import RanksDifferError
 from danceopd.training.grids import Grids
-from danceopd.training.interrupt import GracefulStop, stopping_at_once
 from danceopd.training.memory import no_room_for_pictures_told, out_of_memory_told
 from danceopd.training.metrics import MetricsFile, describe_update
 from danceopd.training.optimizers import find_optimizer
@@ -183,11 +183,10 @@ class DanceOPDTrainer:
         if not self.output_dir.exists():
             self.find_start(resume)  # a bad `resume` must not leave a folder behind
         with ExitStack() as stack:
-            start = self._open(stack, resume)
-            with stopping_at_once(
-                "stopped while rows were encoded, so no update is lost; start the same training again, which "
-                "encodes the rest."
-            ):
+            again = "so no update is lost; start the same training again"
+            with stopping_at_once(f"stopped before training began, {again}."):
+                start = self._open(stack, resume)
+            with stopping_at_once(f"stopped while rows were encoded, {again}, which encodes the rest."):
                 self.prepare()
             metrics = self._open_metrics(stack, start)
             stop = stack.enter_context(GracefulStop())

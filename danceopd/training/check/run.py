@@ -22,8 +22,8 @@ from danceopd.training.routes import asked_teachers, find_grids, name_routes, re
 from danceopd.training.run_folder import check_writable
 from danceopd.training.trainer import DanceOPDTrainer
 
-Tell = Callable[[str, str], None]
-"""``tell(step, line)``: called when a step of the check has passed."""
+Tell = Callable[[str, Sequence[str]], None]
+"""``tell(step, found)``: called when a step of the check has passed, with what it found, in lines."""
 
 
 class CheckedRun(NamedTuple):
@@ -44,7 +44,7 @@ def check_run(
     family: Family | None = None,
     samples: Path | None = None,
     resume: bool | str | Path | None = True,
-    tell: Tell = lambda step, line: None,
+    tell: Tell = lambda step, found: None,
 ) -> CheckedRun:
     """Try everything that a run needs before a day is spent on it, and stop at the first thing that fails.
 
@@ -73,13 +73,13 @@ def check_run(
             device=config.device,
             resolution=config.resolution,
         )
-    tell("config", f"{config.family}, {len(config.teachers)} teachers, {len(config.routes)} routes")
+    tell("config", [f"{config.family}, {len(config.teachers)} teachers, {len(config.routes)} routes"])
 
     data = read_rows(family, config.routes)
     find_grids(family, config.routes, data, config.num_rollout_steps)
     shapes = [family.shapes(rows) for rows in data]
     rows = _describe_rows(config, shapes)
-    tell("data", "; ".join(entry.line() for entry in rows))
+    tell("data", [entry.line() for entry in rows])
 
     asked = asked_teachers(config.teachers, config.routes, config.method)
     resources = check_resources(family.footprint(config.student, asked), config, family.device)
@@ -87,7 +87,7 @@ def check_run(
         cache = _cache_bytes(config, probe, data)
         check_cache(resources, config, cache)
         resources = dataclasses.replace(resources, cache=cache)
-        tell("resources", resources.line())
+        tell("resources", resources.lines())
 
         trainer = DanceOPDTrainer(
             family=family, teachers=config.teachers, routes=config.routes, config=config, data=data
@@ -95,15 +95,15 @@ def check_run(
         if resume is not None:
             trainer.find_start(resume)
         teachers = list(describe_teachers(trainer, probe))
-        tell("teachers", "; ".join(teacher.line() for teacher in teachers))
+        tell("teachers", [teacher.line() for teacher in teachers])
         self_test = run_self_test(trainer, probe)
-        tell("self-test", self_test.line())
+        tell("self-test", self_test.lines())
         estimate = estimate_run(trainer, config.routes, probe)
-        tell("estimate", estimate.line())
+        tell("estimate", estimate.lines())
         picture = None
         if samples is not None:
             picture = str(write_samples(trainer, probe, samples))
-            tell("samples", picture)
+            tell("samples", [picture])
     warnings = [*_warnings(resources, estimate), *self_test.warnings()]
     report = CheckReport(rows, resources, teachers, self_test, estimate, picture, warnings)
     return CheckedRun(report, trainer)
