@@ -14,7 +14,9 @@ import yaml
 
 from danceopd.families import load_family
 from danceopd.flow import QUERY_LAWS
-from danceopd.training import DanceOPDTrainer, load_run_config
+from danceopd.methods import METHODS
+from danceopd.training import DanceOPDTrainer, TrainConfig, load_run_config
+from danceopd.training.config import as_mapping
 from tests.families import tiny
 from tests.families.parity import folder_of
 from tests.families.tiny.calls import picture, small_sources
@@ -80,6 +82,27 @@ def written(kind: str, key: str, text: str, folder: Path, number: int) -> Path:
         rows = [{"prompt": prompt, "source": f"source{number}.png"} for prompt in PROMPTS[:2]]
         file.write_text("\n".join(map(json.dumps, rows)))
     return file
+
+
+@pytest.mark.parametrize("name", ["shapesworld_local_global", "shapesworld_t2i_edit"])
+def test_every_method_is_one_word_of_a_shapesworld_config(name: str, tmp_path: Path) -> None:
+    family = load_family("shapesworld")
+    for method in METHODS:
+        folder = tmp_path / method
+        config = load_run_config(CONFIGS / f"{name}.yaml", [f"method={method}", f"output_dir={folder}"])
+        trainer = DanceOPDTrainer(
+            family=family, teachers=config.teachers, routes=config.routes, config=config
+        )
+        assert trainer.plan.slots == 24 and trainer.plan.group_size == (8 if method == "flowopd" else 1)
+
+
+def test_the_size_of_groups_that_nobody_gave_is_stored_with_the_run() -> None:
+    """A run continued with another batch size is then refused, not drawn otherwise."""
+    for samples, group in ((32, 16), (24, 8), (4, 4), (9, 1)):
+        config = TrainConfig(
+            output_dir="x", method="flowopd", batch_size=samples, gradient_accumulation_steps=1
+        )
+        assert as_mapping(config)["method"] == {"name": "flowopd", "group_size": group}
 
 
 def test_every_config_is_tried() -> None:

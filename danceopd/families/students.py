@@ -27,7 +27,7 @@ from danceopd.families.lora import (
     is_factor,
     set_factors,
 )
-from danceopd.files import write_tensors
+from danceopd.files import keeping_mode, write_tensors
 from danceopd.methods import add_differences
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -138,12 +138,13 @@ def lora_student(
         }
         # The class writes what it reads itself, alpha included: without it, alpha would come back as the
         # rank.
-        pipeline_class.save_lora_weights(
-            directory,
-            transformer_lora_layers=tensors,
-            transformer_lora_adapter_metadata=about,
-            weight_name=LORA_FILE,
-        )
+        with keeping_mode(directory / LORA_FILE):
+            pipeline_class.save_lora_weights(
+                directory,
+                transformer_lora_layers=tensors,
+                transformer_lora_adapter_metadata=about,
+                weight_name=LORA_FILE,
+            )
         return directory / LORA_FILE
 
     about = {"r": config.rank, "lora_alpha": alpha, "target_modules": layers}

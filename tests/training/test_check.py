@@ -310,8 +310,10 @@ def test_too_little_disk_or_memory_is_told_before_models_are_made(
 
 
 def test_the_cache_needs_room_beside_the_checkpoints(
-    make_config: Callable[..., RunConfig], tmp_path: Path
+    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2 * 10**6, 10**6, 10**6))
     config = make_config()
     there = resources.check_resources(Footprint(0, elsewhere=0, encoders=0, trained=1000), config, CPU)
     resources.check_cache(there, config, there.free_disk - there.checkpoints)
