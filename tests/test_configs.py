@@ -49,6 +49,10 @@ RECIPE = {
     "dtype": "bfloat16",
     "device": "cuda",
 }
+DRAWN = (
+    "sd35",
+    "flux1_kontext",
+)  # pictures of these are made; those of the others cost the same seconds again
 SMALL = (
     "device=cpu",
     "resolution=64",
@@ -114,6 +118,7 @@ def test_a_config_has_the_papers_recipe(name: str) -> None:
     config = load_run_config(CONFIGS / f"{name}.yaml")
     assert {key: getattr(config, key) for key in RECIPE} == RECIPE
     assert (config.student.rank, config.student.alpha) == (128, 128)
+    assert config.validation is not None and config.validation.rows == 1
     assert config.query_law == QUERY_LAWS["low"] and config.student_guidance_scale == 1.0
     assert {route.teacher for route in config.routes} == {teacher.name for teacher in config.teachers}
 
@@ -126,9 +131,9 @@ def test_a_config_needs_its_paths_only(name: str, tmp_path: Path) -> None:
         f"{key}={written(kind, key, text, tmp_path, number)}"
         for number, (key, text) in enumerate(found.items())
     ]
-    config = load_run_config(
-        path, [*filled, f"output_dir={tmp_path / 'run'}", f"cache_dir={tmp_path / 'cache'}", *SMALL]
-    )
+    folders = (f"output_dir={tmp_path / 'run'}", f"cache_dir={tmp_path / 'cache'}")
+    pictures = "validation.num_steps=2" if name in DRAWN else "validation=null"
+    config = load_run_config(path, [*filled, *folders, *SMALL, pictures])
     assert PLACEHOLDER not in repr(config)
     with small_sources(), without_torchvision():
         family = load_family(config.family, dtype=torch.bfloat16, resolution=config.resolution)
@@ -136,6 +141,8 @@ def test_a_config_needs_its_paths_only(name: str, tmp_path: Path) -> None:
             family=family, teachers=config.teachers, routes=config.routes, config=config
         )
         result = trainer.train()
+    drawn = sorted(path.name for path in (tmp_path / "run" / "grids").glob("*.png"))
+    assert drawn == (["step-00000000.png", "step-00000001.png"] if name in DRAWN else [])
     (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert result.exported is not None and result.exported.is_file()
     assert math.isfinite(json.loads(line)["loss"]) and json.loads(line)["grad_norm"] > 0

@@ -102,8 +102,8 @@ class StudentConfig:
     init: Start = Field(
         default="base",
         description="Start of the student: 'base', or a checkpoint or LoRA (path or known name; but for "
-        "ShapesWorld also the name of a teacher that has one); or several with factors, whose differences "
-        "from the base are added to it: {local: 1.0, global: 0.5}.",
+        "ShapesWorld also the name of a teacher that has one, whose guidance is left out); or several with "
+        "factors, whose differences from the base are added to it: {local: 1.0, global: 0.5}.",
     )
     kind: Literal["auto", "full", "lora"] = Field(
         default="auto",

@@ -104,7 +104,7 @@ def check_run(
         if samples is not None:
             picture = str(write_samples(trainer, probe, samples))
             tell("samples", [picture])
-    warnings = [*_warnings(resources, estimate), *self_test.warnings()]
+    warnings = [*_left_out(config), *_warnings(resources, estimate), *self_test.warnings()]
     report = CheckReport(rows, resources, teachers, self_test, estimate, picture, warnings)
     return CheckedRun(report, trainer)
 
@@ -132,6 +132,19 @@ def _cache_bytes(config: RunConfig, probe: Probe, data: Sequence[Examples]) -> i
     folder = cache_folder(config)
     files = sum(1 for file in folder.rglob("*.safetensors"))
     return round(max(0, rows - files) * folder_bytes(folder) / max(1, files))
+
+
+def _left_out(config: RunConfig) -> list[str]:
+    """Guidance of teachers that the student starts from."""
+    init = config.student.init
+    names = {init} if isinstance(init, str) else set(init)
+    return [
+        f"student.init names '{teacher.name}', a teacher with guidance_scale={teacher.guidance_scale:g}, but "
+        "weights cannot hold guidance: the student starts from them without it, and learns it where a route "
+        "asks that teacher."
+        for teacher in config.teachers
+        if teacher.name in names and teacher.guidance_scale != 1.0
+    ]
 
 
 def _warnings(resources: Resources, estimate: Estimate) -> list[str]:
