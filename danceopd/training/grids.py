@@ -28,7 +28,7 @@ _LARGEST: Final = 512  # pixels of an image's longer side
 
 
 @dataclass(frozen=True, eq=False)  # families look up what they know of rows by identity
-class ChosenRows:
+class OwnRows:
     """Rows that no route has. See `danceopd.families.Examples`."""
 
     examples: tuple[Example, ...]
@@ -77,7 +77,7 @@ class Grids(Callback):
         self._settings = settings
         self._own: Examples | None = None
         if settings.prompts is not None:
-            self._own = ChosenRows(tuple(map(Example, settings.prompts)))
+            self._own = OwnRows(tuple(map(Example, settings.prompts)))
             family.shapes(self._own)  # raises where the family needs a source
         elif settings.data is not None:
             self._own = family.data(settings.data)
@@ -199,7 +199,7 @@ class Grids(Callback):
                     yield Row(f"{name}: {example.prompt}", example, prepared, position)
             return
         count = len(self._own) if settings.prompts is not None else min(settings.rows, len(self._own))
-        chosen = ChosenRows(tuple(self._own[position] for position in range(count)))
+        chosen = OwnRows(tuple(self._own[position] for position in range(count)))
         folder = Path(trainer.config.cache_dir or trainer.output_dir / CACHE)
         (prepared,) = trainer.family.prepare([chosen], folder)
         for position, example in enumerate(chosen.examples):

@@ -25,6 +25,7 @@ from danceopd.training.config_file import write_config
 from danceopd.training.distributed import Ranks
 from danceopd.training.divergence import check_finite
 from danceopd.training.errors import RanksDifferError
+from danceopd.training.exporting import export_whole
 from danceopd.training.grids import Grids
 from danceopd.training.memory import no_room_for_pictures_told, out_of_memory_told
 from danceopd.training.metrics import MetricsFile, describe_update
@@ -41,17 +42,13 @@ from danceopd.training.run_folder import (
     CONFIG,
     METRICS,
     PROCESSES,
-    Start,
-    check_writable,
-    export_whole,
-    find_start,
+    check_folder_writable,
     forget_what_never_began,
-    note_changes,
     open_folder,
-    tell_start,
 )
 from danceopd.training.schedule import learning_rate
 from danceopd.training.seeding import seeded
+from danceopd.training.start import Start, find_start, note_changes, tell_start
 from danceopd.training.trackers import Trackers
 from danceopd.training.weights import RunningMean, TrainedWeights
 
@@ -94,7 +91,7 @@ class DanceOPDTrainer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         check_routes(teachers, routes, config.method)
-        check_writable(Path(config.output_dir))
+        check_folder_writable(Path(config.output_dir))
         self.family = family
         self.ranks = Ranks(family.device)
         self.config = config

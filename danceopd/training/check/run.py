@@ -19,7 +19,7 @@ from danceopd.training.check.self_test import run_self_test
 from danceopd.training.check.teachers import describe_teachers
 from danceopd.training.config import RunConfig
 from danceopd.training.routes import asked_teachers, find_grids, name_routes, read_rows
-from danceopd.training.run_folder import check_writable
+from danceopd.training.run_folder import check_folder_writable
 from danceopd.training.trainer import DanceOPDTrainer
 
 Tell = Callable[[str, Sequence[str]], None]
@@ -62,10 +62,10 @@ def check_run(
     Raises:
         ValueError, OSError, ImportError: in one sentence, what keeps the run from starting.
     """
-    check_writable(Path(config.output_dir))
-    check_writable(cache_folder(config), "cache_dir")
+    check_folder_writable(Path(config.output_dir))
+    check_folder_writable(cache_folder(config), "cache_dir")
     if samples is not None:
-        check_writable(samples, "--out")
+        check_folder_writable(samples, "--out")
     if family is None:
         family = load_family(
             config.family,
