@@ -65,8 +65,8 @@ def check_same_run(
         elif not {key, key.partition(".")[0]} & may_change:
             named = ", name the checkpoint to go on from (--resume-from)" if key in STEP_SIZE else ""
             raise ConfigError(
-                f"the run in '{where}' was made with {key}={setting_text(old)} but {setting_text(new)} is asked "
-                f"for: set it back{named}, or name another output_dir for a new run."
+                f"the run in '{where}' was made with {key}={setting_text(old)} but {setting_text(new)} is "
+                f"asked for: set it back{named}, or name another output_dir for a new run."
             )
     return changed
 
