@@ -10,7 +10,6 @@ from danceopd.evaluation.base import (
     Metric,
     MetricInfo,
 )
-
 from danceopd.evaluation.benchmarks import BENCHMARKS, open_benchmark
 from danceopd.evaluation.generate import Generated, generate
 

@@ -227,9 +227,9 @@ class Unpacked:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 write_shared(path, content)
             except OSError as error:
+                reason = str(error).partition(";")[0]
                 raise DataError(
-                    f"images of the benchmark cannot be unpacked ({str(error).rpartition(';')[0]}): name another "
-                    "folder as unpack_to."
+                    f"the images cannot be unpacked ({reason}): name another folder as unpack_to."
                 ) from None
         self.digests[path] = digest
         return path

@@ -26,6 +26,8 @@ BENCHMARKS: Final[Mapping[str, Callable[..., Benchmark]]] = {
 }
 """What opens a copy of each; all take the copy's folder, and options by their names."""
 
+_ALSO: Final = {"evaledit": "editeval"}
+
 
 def open_benchmark(name: str, folder: str | Path, **options: Any) -> Benchmark:
     """Open and check a user's copy of a benchmark; nothing is downloaded.
@@ -40,6 +42,7 @@ def open_benchmark(name: str, folder: str | Path, **options: Any) -> Benchmark:
             with all that is wrong in one message.
         ImportError: a package that reads the copy is not installed.
     """
+    name = _ALSO.get(name, name)
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark '{name}' is unknown: {nearest(name, BENCHMARKS)}")
     known = [option for option in inspect.signature(BENCHMARKS[name]).parameters if option != "folder"]
