@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +20,7 @@ from PIL import Image
 from danceopd.evaluation import Case, Generated, generate, open_benchmark
 from danceopd.evaluation.batches import plan_batches, share_of_environment
 from danceopd.evaluation.benchmarks import BenchmarkCopy
+from danceopd.evaluation.identity import claim
 from danceopd.families import Teacher
 from danceopd.pictures import read_png
 from tests.evaluation import copies
@@ -246,19 +248,32 @@ def test_every_format_with_a_real_family(tmp_path: Path) -> None:
         assert read_png(path).shape == (3, RESOLUTION, RESOLUTION)
 
 
+def test_threads_open_a_copy_and_note_what_they_make_at_once(tmp_path: Path) -> None:
+    folder = copies.emuedit(tmp_path / "copy")
+
+    def work(_: int) -> str:
+        benchmark = open_benchmark("emuedit", folder)
+        claim(tmp_path / "x", {"seed": 1}, tmp_path / "x" / "images")
+        return benchmark.fingerprint()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(work, range(16)))) == 1
+    assert not list(tmp_path.rglob("*.partial"))
+
+
 @pytest.mark.slow
-def test_processes_share_the_work_and_may_be_killed(whole: Path, tmp_path: Path) -> None:
-    """All of them unpack the copy and note what they make at once."""
+def test_a_killed_process_leaves_whole_images(whole: Path, tmp_path: Path) -> None:
+    """And what others have made of their shares is kept."""
     command = [sys.executable, "-m", "tests.evaluation.drawing", str(tmp_path / "copy"), str(tmp_path / "x")]
-    first, second = (
-        subprocess.Popen(command, env=os.environ | {"RANK": rank, "WORLD_SIZE": "2"}) for rank in "01"
-    )
     images = tmp_path / "x" / "images"
-    while len(list(images.rglob("*.png"))) < 6:
-        assert second.poll() is None and first.poll() in (None, 0)
-        time.sleep(0.005)
-    second.kill()
-    assert (first.wait(300), second.wait(300)) == (0, -signal.SIGKILL)
-    done = draw(two_of_each(tmp_path / "copy"), tmp_path / "x")
-    assert done.made > 0 and done.kept >= 6 and done.made + done.kept == COUNT
+    with subprocess.Popen(command, env=os.environ | {"RANK": "1", "WORLD_SIZE": "2"}) as process:
+        while len(list(images.rglob("*.png"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    benchmark = two_of_each(tmp_path / "copy")
+    assert draw(benchmark, tmp_path / "x", share=(0, 2)).kept == 0
+    done = draw(benchmark, tmp_path / "x")
+    assert done.made > 0 and done.kept >= 14 and done.made + done.kept == COUNT
     assert files_of(images) == files_of(whole / "images")
