@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from danceopd.training.check.memory import peak_bytes, storage_bytes
+from danceopd.training.measuring import peak_bytes, storage_bytes
 from trainbench.ladder import Case
 from trainbench.worlds import Work, World
 

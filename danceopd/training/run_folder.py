@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 
 from danceopd.settings import ConfigError
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, set_aside
-from danceopd.training.config import QuerySettings, RunConfig, as_mapping
+from danceopd.training.config import RunConfig, as_mapping
 from danceopd.training.config_file import load_run_config
 from danceopd.training.errors import CheckpointError, DamagedCheckpointError
 from danceopd.training.provenance import Content, check_same_content, tell_changed_versions
+from danceopd.training.query import QuerySettings
 
 CACHE: Final = "cache"
 CHECKPOINTS: Final = "checkpoints"
@@ -43,6 +44,7 @@ _MAY_CHANGE: Final = {
     "cache_dir",
     # Where memory runs out these are lowered: equal to rounding.
     "rollout_batch_size",
+    "compile",  # to rounding too
     "student.gradient_checkpointing",
     "validation",
     "report_to",
