@@ -26,8 +26,8 @@ class Block(nn.Module):
         self.inner = nn.Linear(WIDTH, WIDTH)
         self.outer = nn.Linear(WIDTH, WIDTH)
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return x + self.outer(torch.tanh(self.inner(x) + sigma[:, None]))
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return x + self.outer(torch.tanh(self.inner(x) + time))
 
 
 class BlockNet(nn.Module):
@@ -44,11 +44,12 @@ class BlockNet(nn.Module):
 
     def forward(self, sample: Tensor, sigma: Tensor, embedding: Tensor) -> Tensor:
         x = self.embed(torch.cat([sample.flatten(1), embedding], dim=1))
+        time = torch.sin(3.0 * sigma)[:, None]
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, sigma, use_reentrant=False)
+                x = checkpoint(block, x, time, use_reentrant=False)
             else:
-                x = block(x, sigma)
+                x = block(x, time)
         return self.head(x).view_as(sample)
 
 

@@ -74,7 +74,7 @@ def calls(model: BlockNet) -> Iterator[Callable[[], Tensor]]:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_blocks_compute_the_same(checkpointing: bool, compiler: Counting) -> None:
-    compiler.backend = "aot_eager"
+    compiler.backend = "aot_eager" if checkpointing else "eager"
     model = shared_model()
     model.checkpointing = checkpointing
     wanted = [call() for call in calls(model)]
@@ -197,3 +197,20 @@ def test_models_without_blocks_and_devices_without_graphs_are_told(tmp_path: Pat
         TrainConfig(output_dir=tmp_path, method="sft", compile="graphs")
     with pytest.raises(ConfigError, match=r"^rollout_batch_size='auto' counts on .* give a number"):
         TrainConfig(output_dir=tmp_path, compile="graphs", rollout_batch_size="auto")
+
+
+@pytest.mark.gpu
+def test_a_run_with_cuda_graphs_is_the_same_to_rounding(tmp_path: Path) -> None:
+    def trained(**settings: Any) -> dict[str, Tensor]:
+        family = BlocksFamily()
+        family.device = torch.device("cuda")
+        family.model.to("cuda")
+        settings["output_dir"] = tmp_path / str(settings.get("compile"))
+        config = TrainConfig(max_steps=3, batch_size=3, num_rollout_steps=4, progress=False, **settings)
+        result = DanceOPDTrainer(family=family, teachers=TEACHERS, routes=ROUTES, config=config).train()
+        assert result.exported is not None
+        return load_file(result.exported)
+
+    wanted, found = trained(), trained(compile="graphs")
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
