@@ -13,6 +13,8 @@ from trainbench import measure
 from trainbench.ladder import Case, ladder
 from trainbench.worlds import Work, World, flux2, sd3, shapesworld
 
+from danceopd.training import compiling
+
 CPU = torch.device("cpu")
 
 
@@ -21,15 +23,16 @@ def world() -> World:
     return shapesworld(CPU, 3)
 
 
-def small_ladder(width: int, micro: int) -> list[Case]:
+def small_ladder(width: int, micro: int, *, compiled: bool = False) -> list[Case]:
     """Cases that between them use every idea."""
-    everything = ladder(width, micro)
+    everything = ladder(width, micro, compiled=compiled)
     wanted = {
         "published",
         "early stop",
         "all together",
         f"width {width}, refilled",
         f"width {width}, shrinking",
+        "blocks compiled",
     }
     return [case for case in everything if case.name in wanted]
 
@@ -46,6 +49,20 @@ def test_all_cases_do_the_work_of_the_published_recipe(world: World) -> None:
 def test_the_pretrained_families_do_the_same_work_both_ways(build: Callable[..., World]) -> None:
     world = build(CPU, 2)
     measure.check_same_work(small_ladder(2, 0), world, world.work(0, 3), 1e-4)
+
+
+def test_compiled_blocks_do_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    world = flux2(CPU, 2)
+    cases = [
+        case for case in small_ladder(2, 0, compiled=True) if case.name in ("all together", "blocks compiled")
+    ]
+    works = [world.work(0, 3)]
+    assert [case.is_compiled for case in cases] == [False, True]
+    assert measure.compile_seconds(cases[:1], world, works) < measure.compile_seconds(cases, world, works)
+    measure.check_same_work(cases, world, works[0], 1e-4)
+    plain, compiled = (measure.memory_of(case, world, works[0]) for case in cases)
+    assert plain == compiled
 
 
 def test_other_work_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,8 @@ class Replayed:
     """A `danceopd.flow.Predict` whose calls of the model are replayed where no gradient is recorded.
 
     Batches are padded to the next power of two by repeating their last sample, so that slots that run empty
-    at the end of a rollout need few recordings. There is one for each set of shapes; the least used is dropped
-    where they become too many, and all of them when a parameter has moved in memory.
+    at the end of a rollout need few recordings. There is one for each set of shapes; the least used is
+    dropped where they become too many, and all of them when a parameter has moved in memory.
 
     A recording is of the model as it ran then: the adapter that was active, the branches that were taken. So
     a field has its own, and its model's weights change in place only.
@@ -154,7 +154,7 @@ def record_on_cuda(work: Callable[[], Any]) -> tuple[Any, Callable[[], object]]:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"compile='graphs' cannot record the student's forward as a CUDA graph ({reason}): set compile to "
+            f"compile='graphs' cannot record the student's forward as a CUDA graph ({reason}): set it to "
             "'blocks'."
         ) from error
     return output, graph.replay

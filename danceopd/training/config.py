@@ -18,7 +18,7 @@ from danceopd.families import Family, StudentConfig, Teacher
 from danceopd.flow import QUERY_LAWS, QueryLaw, Solver
 from danceopd.methods import METHODS, DanceOPD, Method, make_method
 from danceopd.settings import ConfigError, Flag, Integer, Number, Shown, Text, nearest, settings
-from danceopd.training.query import Query, QuerySettings
+from danceopd.training.query import Query
 
 
 def _folder(value: object) -> str | Path:

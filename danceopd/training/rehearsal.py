@@ -111,6 +111,6 @@ def width_of(checkpoint: Checkpoint | None) -> int | None:
 
 
 def width_that_fits(room: float, one: int, two: int) -> int:
-    """How many samples fit into `room` bytes where one takes `one` and two take `two`; a line through both."""
+    """How many samples fit into `room` bytes if one takes `one` and two take `two`: a line through both."""
     each = max(1, two - one)
     return int((room - max(0, one - each)) // each)

@@ -14,6 +14,7 @@ from danceopd.families import StudentConfig, Teacher
 from danceopd.methods import METHODS
 from danceopd.settings import Shown
 from danceopd.training.config import Route, RunConfig, ValidationSettings
+from danceopd.training.query import QuerySettings
 
 
 class Key(NamedTuple):

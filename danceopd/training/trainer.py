@@ -20,7 +20,7 @@ from danceopd.training.batch import build_batches, in_order_of_slots
 from danceopd.training.callbacks import Callback, Callbacks
 from danceopd.training.checkpoint import Checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
 from danceopd.training.compiling import compile_failures_told, compile_fields
-from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes, describe_run
+from danceopd.training.config import Route, TrainConfig, as_mapping, check_routes, describe_run
 from danceopd.training.config_file import write_config
 from danceopd.training.distributed import Ranks
 from danceopd.training.divergence import check_finite

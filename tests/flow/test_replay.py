@@ -121,5 +121,5 @@ def test_cuda_graphs_compute_the_same(dtype: torch.dtype) -> None:
 @pytest.mark.gpu
 def test_what_cuda_cannot_record_is_told() -> None:
     value = torch.ones(1, device=CUDA)
-    with pytest.raises(ConfigError, match=r"^compile='graphs' cannot record .* set compile to 'blocks'"):
+    with pytest.raises(ConfigError, match=r"^compile='graphs' cannot record .* set it to 'blocks'"):
         record_on_cuda(lambda: value * float(value))

@@ -57,10 +57,14 @@ def predict(model: nn.Module, sample: Tensor, sigma: Tensor, condition: TinyCond
     return model(sample, sigma, condition.embedding)
 
 
-def add_lora(model: nn.Module, adapter: str, seed: int, *, layers: Sequence[str], frozen: bool = True) -> None:
+def add_lora(
+    model: nn.Module, adapter: str, seed: int, *, layers: Sequence[str], frozen: bool = True
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     factors = {
-        layer: Factors(*(torch.randn(size, generator=generator) * 0.3 for size in ((2, WIDTH), (WIDTH, 2))), 1.0)
+        layer: Factors(
+            *(torch.randn(size, generator=generator) * 0.3 for size in ((2, WIDTH), (WIDTH, 2))), 1.0
+        )
         for layer in layers
     }
     load_adapter(model, adapter, factors, frozen=frozen)

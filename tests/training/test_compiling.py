@@ -13,13 +13,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from danceopd.flow import AdapterField, GuidedField, ModelField, draw_noise
-from danceopd.training import ConfigError, DanceOPDTrainer, Route, StudentConfig, Teacher, TrainConfig, compiling
+from danceopd.training import (
+    ConfigError,
+    DanceOPDTrainer,
+    Route,
+    StudentConfig,
+    Teacher,
+    TrainConfig,
+    compiling,
+)
 from tests.training.blocks import BlockNet, BlocksFamily, Counting, predict, shared_model
 from tests.training.runs import bits
 from tests.training.tiny import SHAPE, TinyCondition
 
 # torch's own look at every tensor that a block is compiled for.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)
 
 TEACHERS = [Teacher("base"), Teacher("one", lora="one", guidance_scale=2.0)]
 ROUTES = [Route("base", data="5"), Route("one", data="4")]
@@ -170,19 +180,20 @@ def test_a_block_that_cannot_be_compiled_whole_is_told() -> None:
         model.blocks[0](torch.ones(2))
 
 
-def test_more_versions_than_are_allowed_are_no_reason_to_run_uncompiled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_more_versions_than_are_allowed_are_no_reason_to_run_uncompiled() -> None:
     model = shared_model()
     compiling.compile_blocks([AdapterField(model, "student", predict)])
-    with torch._dynamo.config.patch(cache_size_limit=2):
-        with pytest.raises(ConfigError, match="limit"), compiling.compile_failures_told("blocks"):
-            for call in calls(model):
-                call()
+    with (
+        torch._dynamo.config.patch(cache_size_limit=2),
+        pytest.raises(ConfigError, match="limit"),
+        compiling.compile_failures_told("blocks"),
+    ):
+        for call in calls(model):
+            call()
 
 
 def test_errors_of_others_pass() -> None:
-    with pytest.raises(RuntimeError, match="^mine$"), compiling.compile_failures_told("blocks"):
+    with pytest.raises(RuntimeError, match=r"^mine$"), compiling.compile_failures_told("blocks"):
         raise RuntimeError("mine")
 
 

@@ -21,14 +21,19 @@ def set_free(monkeypatch: pytest.MonkeyPatch, memory: int) -> None:
 
 def rehearsal_of(trainer: DanceOPDTrainer) -> Rehearsal:
     trainer.prepare()
-    return Rehearsal(
-        trainer.family, trainer.prepared, trainer.teacher_of_route, trainer.plan, trainer.config
-    )
+    return Rehearsal(trainer.family, trainer.prepared, trainer.teacher_of_route, trainer.plan, trainer.config)
 
 
 @pytest.mark.parametrize(
     ("room", "one", "two", "width"),
-    [(100, 10, 20, 10), (100, 30, 40, 8), (100, 20, 20, 81), (5, 10, 20, 0), (-50, 10, 20, -5), (100, 10, 35, 4)],
+    [
+        (100, 10, 20, 10),
+        (100, 30, 40, 8),
+        (100, 20, 20, 81),
+        (5, 10, 20, 0),
+        (-50, 10, 20, -5),
+        (100, 10, 35, 4),
+    ],
 )
 def test_a_line_through_two_forwards_gives_the_width(room: int, one: int, two: int, width: int) -> None:
     assert width_that_fits(room, one, two) == width
@@ -105,7 +110,9 @@ def test_measuring_leaves_no_trace(make_trainer: MakeTrainer, tmp_path: Path) ->
 
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, "all", [1]])
 def test_a_width_that_is_none_is_told(value: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^rollout_batch_size must be an integer from 1 up, or 'auto', got"):
+    with pytest.raises(
+        ConfigError, match=r"^rollout_batch_size must be an integer from 1 up, or 'auto', got"
+    ):
         TrainConfig(output_dir=tmp_path, rollout_batch_size=value)
 
 
@@ -118,5 +125,7 @@ def test_memory_that_ends_after_all_is_told(
         raise MemoryError
 
     monkeypatch.setattr(trainer, "field", full)
-    with pytest.raises(MemoryError, match=r"rollout_batch_size=auto \(to a number, lower than the one measured\)"):
+    with pytest.raises(
+        MemoryError, match=r"rollout_batch_size=auto \(to a number, lower than the one measured\)"
+    ):
         trainer.train()
