@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 # under it too, unless that has a line of its own.
 LAYERS = (
     ("danceopd", "danceopd.__main__", "danceopd.cli"),  # `danceopd` hands out names and loads them when used
+    ("danceopd.evaluation",),
     (
         "danceopd.shapesworld.demo",
         "danceopd.shapesworld.report",

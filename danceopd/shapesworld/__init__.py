@@ -6,7 +6,7 @@ text-to-image base and experts for local, global and joint editing.
 
 from .diversity import Diversity, measure_diversity
 from .evaluate import Scores, evaluate, held_out_tasks
-from .family import ShapesWorldFamily
+from .family import ShapesWorldFamily, as_example
 from .render import render
 from .scorer import read, score
 from .tasks import GROUNDS, Task, TaskSet
@@ -23,6 +23,7 @@ __all__ = [
     "Task",
     "TaskSet",
     "Thing",
+    "as_example",
     "evaluate",
     "held_out_tasks",
     "measure_diversity",

@@ -26,11 +26,13 @@ class Scores:
         categories: ground -> category -> share in [0, 1].
         prompts: tasks per category.
         diversity: by ground.
+        fulfilled: ground -> category -> whether each task was, in the tasks' order, for paired comparisons.
     """
 
     categories: dict[str, dict[str, float]]
     prompts: int
     diversity: dict[str, Diversity]
+    fulfilled: dict[str, dict[str, list[bool]]]
 
     def ground(self, name: str) -> float:
         """Mean over the ground's categories, as GenEval's overall score is a mean over its six."""
@@ -122,20 +124,23 @@ def evaluate(
         )
         return from_pixels(images)
 
-    categories: dict[str, dict[str, float]] = {}
+    outcomes: dict[str, dict[str, list[bool]]] = {}
     diversity: dict[str, Diversity] = {}
     for ground, by_category in tasks_of.items():
         tasks = [task for rows in by_category.values() for task in rows]
         images = draw(tasks)
         fulfilled = score(images, tasks)
-        categories[ground] = {
-            category: sum(fulfilled[i * prompts : (i + 1) * prompts]) / prompts
-            for i, category in enumerate(by_category)
+        outcomes[ground] = {
+            category: fulfilled[i * prompts : (i + 1) * prompts] for i, category in enumerate(by_category)
         }
         repeated = _repeated(by_category)
         repeats = draw([task for task in repeated for _ in range(_NOISES)]).split(_NOISES) if repeated else ()
         diversity[ground] = measure_diversity(images, tasks, list(zip(repeated, repeats, strict=True)))
-    return Scores(categories, prompts, diversity)
+    shares = {
+        ground: {category: sum(each) / prompts for category, each in rows.items()}
+        for ground, rows in outcomes.items()
+    }
+    return Scores(shares, prompts, diversity, outcomes)
 
 
 # Eight noises tell one answer from several: the entropy of four equal choices is then 1.7 bits of 2.

@@ -175,6 +175,11 @@ class TrainConfig:
         description="Law of the queried state: low (the paper's), middle, high or uniform, or its numbers, "
         "or {law: middle, ...}; the method's own when not given.",
     )
+    route_per: Literal["sample", "update"] = Field(
+        default="sample",
+        description="Draw a route for each sample; or for each update, whose samples then share one teacher, "
+        "as other trainers do.",
+    )
     student_guidance_scale: Number = Field(
         default=1.0,
         ge=0.0,

@@ -63,6 +63,7 @@ class Plan:
         num_states: K, states to query of a sample, drawn without repeats; N queries all of them.
         group_size: slots in a row that share all but their noise; divides the samples of an update.
         stratified: spread the queries of an update evenly over their law; needs K = 1.
+        one_route: draw one route for all samples of an update, in place of one for each.
         grid_of: ``grid_of(route, row)``, the noise levels of a row's rollout, for a law over sigma; equal
             steps when None.
     """
@@ -78,6 +79,7 @@ class Plan:
     num_states: int = 1
     group_size: int = 1
     stratified: bool = False
+    one_route: bool = False
     grid_of: Callable[[int, int], SigmaGrid] | None = None
     _route_edges: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
@@ -135,7 +137,10 @@ class Plan:
         place = rank * self.slots_per_rank + slot
         first = place - place % self.group_size
         noise_seed, rng = self._stream(step, first)
-        route = self._route(rng.random())
+        u = rng.random()
+        if self.one_route and first:
+            u = self._stream(step, 0)[1].random()
+        route = self._route(u)
         row = min(int(rng.random() * self.route_sizes[route]), self.route_sizes[route] - 1)
         u = rng.random()
         drop = bool(rng.random() < self.drop_probability)

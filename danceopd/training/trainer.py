@@ -144,6 +144,7 @@ class DanceOPDTrainer:
             num_states=self.method.num_states(config.num_rollout_steps),
             group_size=self.method.group_size,
             stratified=config.query is not None and config.query.stratified,
+            one_route=config.route_per == "update",
             grid_of=grid_of,
         )
         dtype = next(self.student.module.parameters()).dtype

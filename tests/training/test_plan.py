@@ -169,6 +169,20 @@ def test_a_group_shares_all_but_its_noise() -> None:
     assert sum((split.step(3, rank) for rank in range(4)), ()) == plan.step(3)
 
 
+def test_one_route_per_update_is_shared_over_ranks_and_changes_nothing_else() -> None:
+    each = dataclasses.replace(PLAN, num_ranks=2)
+    shared = dataclasses.replace(each, one_route=True)
+    routes = []
+    for step in range(400):
+        slots = [*shared.step(step, 0), *shared.step(step, 1)]
+        routes.append(slots[0].route)
+        assert len({slot.route for slot in slots}) == 1
+        assert [slot.states for slot in slots] == [s.states for r in (0, 1) for s in each.step(step, r)]
+    shares = np.bincount(routes, minlength=len(PLAN.route_weights)) / len(routes)
+    wanted = np.array(PLAN.route_weights) / sum(PLAN.route_weights)
+    assert np.abs(shares - wanted).max() < 4 * np.sqrt(0.25 / len(routes))
+
+
 def test_stratified_queries_keep_the_law_and_spread_within_each_update() -> None:
     plan = dataclasses.replace(PLAN, stratified=True, slots_per_rank=16, query=QueryLaw(1.0, 1.0))
     steps = [plan.step(step) for step in range(50)]

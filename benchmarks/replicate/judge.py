@@ -1,0 +1,69 @@
+"""Scores of a field: every task's outcome, diversity, and how far the field is from its teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from danceopd.flow import VelocityField, draw_noise, rollout
+from danceopd.shapesworld import ShapesWorldFamily, TaskSet, as_example, evaluate
+
+GAP_ROWS = 48
+
+
+def judge(
+    family: ShapesWorldFamily,
+    field: VelocityField,
+    teachers: Mapping[str, VelocityField],
+    *,
+    prompts: int,
+    split: str,
+    guidance_scale: float = 1.0,
+) -> dict[str, Any]:
+    """What a result says of one field.
+
+    Args:
+        family: the world.
+        field: to judge.
+        teachers: ground -> the teacher of that ground.
+        prompts: tasks per category.
+        split: of the tasks.
+        guidance_scale: in sampling.
+
+    Returns:
+        ``tasks``: ground -> category -> "0110...", one digit per task; ``diversity``: ground -> property ->
+        numbers; ``gap``: ground -> the states' noise levels and mean squared velocity errors.
+    """
+    scores = evaluate(
+        family, field, list(teachers), prompts=prompts, split=split, guidance_scale=guidance_scale
+    )
+    told: dict[str, Any] = scores.to_dict()
+    return {
+        "tasks": {
+            ground: {category: "".join("01"[done] for done in each) for category, each in rows.items()}
+            for ground, rows in scores.fulfilled.items()
+        },
+        "diversity": told["diversity"],
+        "gap": {ground: field_gap(family, field, teacher, ground) for ground, teacher in teachers.items()},
+    }
+
+
+@torch.no_grad()
+def field_gap(
+    family: ShapesWorldFamily, field: VelocityField, teacher: VelocityField, ground: str, num_steps: int = 8
+) -> dict[str, list[float]]:
+    """Mean squared difference from the teacher at each state of the field's own rollouts on held-out rows."""
+    tasks = TaskSet(ground, "validation")
+    condition = family.encode([as_example(tasks[row]) for row in range(GAP_ROWS)])
+    grid = family.grid(num_steps)
+    noise = draw_noise(list(range(GAP_ROWS)), family.shape())
+    states = torch.arange(num_steps).expand(GAP_ROWS, num_steps)
+    path = rollout(field, noise, grid, condition, stop=states)
+    errors = []
+    for state in range(num_steps):
+        sample, sigma = path.sample[:, state], path.sigma[:, state]
+        gap = field(sample, sigma, condition) - teacher(sample, sigma, condition)
+        errors.append(float(gap.square().mean()))
+    return {"sigma": list(grid.values[:-1]), "error": errors}

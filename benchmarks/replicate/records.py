@@ -1,0 +1,108 @@
+"""Results as the rows of tables."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .runs import read_result
+from .suites import Entry
+
+Outcomes = Mapping[str, Mapping[str, str]]
+"""Ground -> category -> "0110...", one digit per task: whether it was fulfilled."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of one table, see `suites.Entry`.
+
+    Attributes:
+        suite: the table.
+        setting: the capabilities to hold.
+        arm: name of the row.
+        budget: "updates" or "compute": what it has in common with DanceOPD; "none" without training.
+        seed: of training; tasks and their noise are the same for all runs.
+        method: name of the method, "" without training.
+        updates: of the training.
+        learning_rate: of the training.
+        config: of the training, as its config.yaml has it.
+        compute: of the training, in forwards of one sample; a pass with gradient counts as three.
+        seconds: of the training, CPU time.
+        diverged: what was said where the loss became infinite; the last state before that is judged.
+        tasks: outcomes on the test tasks.
+        diversity: ground -> property -> entropies, see `danceopd.shapesworld.Diversity`.
+        gap: ground -> noise levels of the run's own states, and mean squared errors against the ground's
+            teacher there.
+        scales: guidance scale of sampling -> tasks, diversity and gap, where others than 1 were asked for.
+        curve: updates, compute, tasks, diversity and gap on the way, on fewer tasks.
+    """
+
+    suite: str
+    setting: str
+    arm: str
+    budget: str
+    seed: int
+    method: str
+    updates: int
+    learning_rate: float
+    config: Mapping[str, Any]
+    compute: float
+    seconds: float
+    diverged: str | None
+    tasks: Outcomes
+    diversity: Mapping[str, Any]
+    gap: Mapping[str, Any]
+    scales: Mapping[str, Mapping[str, Any]]
+    curve: Sequence[Mapping[str, Any]]
+
+
+def collect(entries: Sequence[Entry], out: Path) -> list[Run]:
+    """The rows whose runs are done, in the order of the entries."""
+    runs = []
+    for entry in entries:
+        result = read_result(entry.job, out)
+        if result is not None:
+            runs.append(_run(entry, result))
+    return runs
+
+
+def write_runs(runs: Sequence[Run], path: Path) -> None:
+    """All rows in one gzipped JSON file, the same bytes for the same rows."""
+    lines = "".join(json.dumps(asdict(run), sort_keys=True) + "\n" for run in runs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(lines.encode(), mtime=0))
+
+
+def read_runs(path: Path) -> list[Run]:
+    """What `write_runs` has written."""
+    names = {field.name for field in fields(Run)}
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    return [Run(**{k: v for k, v in json.loads(line).items() if k in names}) for line in lines]
+
+
+def _run(entry: Entry, result: Mapping[str, Any]) -> Run:
+    method = entry.job.options.get("method", "")
+    config = result["config"]
+    return Run(
+        suite=entry.suite,
+        setting=entry.job.setting,
+        arm=entry.arm,
+        budget=entry.budget,
+        seed=entry.job.seed,
+        method=method if isinstance(method, str) else method["name"],
+        updates=entry.job.updates,
+        learning_rate=config.get("learning_rate", 0.0),
+        config=config,
+        compute=result["compute"],
+        seconds=result["seconds"],
+        diverged=result["diverged"],
+        tasks=result["tasks"],
+        diversity=result["diversity"],
+        gap=result["gap"],
+        scales=result["scales"],
+        curve=result["curve"],
+    )

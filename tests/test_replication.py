@@ -1,0 +1,195 @@
+"""The suites compare like with like, and a run is done once, whatever stopped it. No score is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import replication
+from replicate import judge, pool, runs
+from replicate.jobs import SETTINGS, Job, Judging
+from replicate.records import collect, read_runs, write_runs
+from replicate.suites import PAIRS, QUICK, SUITES, Size, entries
+from rich.console import Console
+
+from danceopd.training import Callback, DanceOPDTrainer
+
+TINY = Size(updates=2, prompts=1, curve=2)
+TRAINING = Job(
+    "local-global",
+    Judging(prompts=1, curve=2, curve_prompts=1, scales=(2.0,)),
+    updates=2,
+    options={"num_rollout_steps": 2, "learning_rate": 1e-3},
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_rows() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "GAP_ROWS", 2)
+        yield
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_holds_different_rows_of_runs_that_can_be_made(suite: str, tmp_path: Path) -> None:
+    rows = entries(suite, [0, 1], Size())
+    places = [(row.setting, row.arm, row.budget, row.job.seed) for row in rows]
+    assert len(set(places)) == len(places)
+    for job in {row.job.key: row.job for row in rows if row.job.weights is None}.values():
+        config = job.config(tmp_path)
+        assert config.samples_per_update == 16
+        assert config.max_steps == job.updates
+
+
+@pytest.mark.parametrize("suite", [name for name in SUITES if name not in ("cfg", "longer", "tune")])
+def test_budgets_are_equal(suite: str) -> None:
+    for setting in PAIRS:
+        rows = [row for row in entries(suite, [0], Size()) if row.setting == setting]
+        compute = [row.job.expected_compute() for row in rows if row.budget == "compute"]
+        assert max(compute) <= 1.06 * min(compute)
+        assert len({row.job.updates for row in rows if row.budget == "updates"}) == 1
+
+
+def test_a_method_has_the_same_data_and_start_as_the_others() -> None:
+    free = {"method", "learning_rate", "max_steps", "save_every", "keep_checkpoints", "warmup_steps"}
+    configs = [
+        dataclasses.asdict(row.job.config(Path("unused")))
+        for row in entries("main", [0], Size())
+        if row.job.weights is None and row.setting == "t2i-edit"
+    ]
+    first, *others = [{k: v for k, v in config.items() if k not in free} for config in configs]
+    assert others and all(other == first for other in others)
+
+
+def test_a_job_is_named_by_all_that_it_does_and_by_nothing_else() -> None:
+    assert TRAINING.key == dataclasses.replace(TRAINING).key
+    changes: list[dict[str, Any]] = [{"seed": 1}, {"updates": 3}, {"shift": 3.0}, {"options": {}}]
+    changes += [{"judging": Judging(prompts=2)}, {"start": {"global": 1.0}}, {"weights": {"local": 1.0}}]
+    keys = {dataclasses.replace(TRAINING, **change).key for change in changes}
+    assert len(keys | {TRAINING.key}) == 1 + len(changes)
+    shared = {row.job.key for row in entries("query", [0], Size()) if row.arm == "low"}
+    assert shared <= {row.job.key for row in entries("main", [0], Size())}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "danceopd"},
+        {"method": {"name": "danceopd", "states": 3}},
+        {"method": "diffusionopd"},
+        {"method": "flowopd", "learning_rate": 1e-6},
+        {"method": "offpolicy"},
+        {"method": "soft"},
+        {"method": "sft"},
+    ],
+)
+def test_the_expected_compute_is_what_a_run_spends(options: dict[str, Any], tmp_path: Path) -> None:
+    job = Job("local-global", Judging(), updates=2, options={"num_rollout_steps": 4, **options})
+    spent: list[float] = []
+
+    class Count(Callback):
+        def on_update(self, line: Any) -> None:
+            spent.append(line["forwards"] + job.compute_per_sample() * sum(line["samples"].values()))
+
+    job.trainer(tmp_path, [Count()]).train()
+    assert sum(spent) == pytest.approx(job.expected_compute(), rel=0.2)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("replication")
+    path = runs.run_job(TRAINING, out)
+    return out, json.loads(path.read_text())
+
+
+def test_a_result_says_all_that_tables_need(done: tuple[Path, dict[str, Any]]) -> None:
+    _, result = done
+    assert result["diverged"] is None and result["compute"] > 0 and result["seconds"] > 0
+    assert list(result["tasks"]) == list(SETTINGS["local-global"].experts)
+    assert all(digits in ("0", "1") for rows in result["tasks"].values() for digits in rows.values())
+    assert result["gap"]["global"]["error"][-1] > 0.0
+    assert [point["updates"] for point in result["curve"]] == [1, 2]
+    assert set(result["scales"]) == {"2.0"}
+    assert result["config"]["num_rollout_steps"] == 2
+
+
+def test_a_run_that_is_done_is_not_done_again(
+    done: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _ = done
+    monkeypatch.setattr(runs, "_train", lambda *_: pytest.fail("trained again"))
+    assert runs.run_job(TRAINING, out) == runs.result_path(TRAINING, out)
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+    done: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    class Crash(Callback):
+        def on_update(self, line: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        TRAINING.trainer(runs.result_path(TRAINING, tmp_path).parent / "training", [Crash()]).train()
+    result = json.loads(runs.run_job(TRAINING, tmp_path).read_text())
+    _, straight = done
+    assert {k: v for k, v in result.items() if k not in ("seconds", "config")} == {
+        k: v for k, v in straight.items() if k not in ("seconds", "config")
+    }
+
+
+def test_a_run_that_diverges_is_judged_where_it_was_last_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    describe: Callable[..., dict[str, Any]] = DanceOPDTrainer._describe_update
+
+    def broken(self: DanceOPDTrainer, *args: Any) -> dict[str, Any]:
+        line = describe(self, *args)
+        steps.append(line["step"])
+        return line if line["step"] < 2 else {**line, "loss": float("nan")}
+
+    monkeypatch.setattr(DanceOPDTrainer, "_describe_update", broken)
+    result = json.loads(runs.run_job(TRAINING, tmp_path).read_text())
+    assert "loss became nan" in result["diverged"] and len(result["loss"]) == 1
+    assert steps == [1, 2]
+
+
+def test_the_command_does_what_is_missing_and_keeps_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(replication, "QUICK", TINY)
+
+    def instead(jobs: list[Job], out: Path, workers: int, console: Console) -> list[str]:
+        given = {job.key: job for job in jobs if job.weights is not None}
+        for job in list(given.values())[:2]:
+            runs.run_job(job, out)
+        return ["a sentence"]
+
+    monkeypatch.setattr(replication, "run_all", instead)
+    arguments = ["--suite", "main", "--seeds", "1", "--quick", "--out", str(tmp_path)]
+    assert replication.main(arguments) == 1
+    assert "a sentence" in capsys.readouterr().out
+    kept = read_runs(tmp_path / "runs.jsonl.gz")
+    assert [run.arm for run in kept] == ["source: base", "source: edit"]
+    assert kept == collect(entries("main", [0], TINY), tmp_path)
+    write_runs(kept, tmp_path / "again.gz")
+    assert (tmp_path / "again.gz").read_bytes() == (tmp_path / "runs.jsonl.gz").read_bytes()
+
+
+def test_runs_side_by_side_tell_which_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = Job("local-global", Judging(prompts=1), weights={"local": 1.0})
+    bad = dataclasses.replace(good, weights={"nowhere": 1.0})
+    failed = pool.run_all([good, good, bad], tmp_path, 1, Console())
+    assert len(failed) == 1 and "nowhere" in failed[0] and bad.key in failed[0]
+    assert runs.read_result(good, tmp_path) is not None
+    assert pool.run_all([good], tmp_path, 1, Console()) == []
+    assert "0 runs to do, 1 done before" in capsys.readouterr().out
+
+
+def test_quick_is_small() -> None:
+    compute = sum(row.job.expected_compute() for row in entries("main", [0], QUICK))
+    assert compute < 150_000
