@@ -24,7 +24,7 @@ from danceopd.families.lora import (
     load_adapter,
     rest_on,
 )
-from danceopd.families.pretrained import Predict
+from danceopd.families.predict import Predict
 from danceopd.families.sd3 import StableDiffusion3
 from danceopd.flow import AdapterField, Condition, ModelField, QueryLaw, SigmaGrid, VelocityField, draw_noise
 from danceopd.shapesworld import ShapesWorldFamily

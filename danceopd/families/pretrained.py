@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from danceopd.data import RowContent, Rows, check_rows, check_targets, load_rows, nearest_bucket
 from danceopd.families.base import Example, Examples, Footprint, RowsOfShape, Student
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conditions import RowsCondition
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.conventions import Conventions
@@ -29,46 +28,17 @@ from danceopd.families.lora import Lora, choose_layers, is_factor, linear_layers
 from danceopd.families.lora_files import read_lora
 from danceopd.families.model_files import files_of
 from danceopd.families.placement import OffloadedField, hold_in_int8, hold_pinned
+from danceopd.families.predict import Predict
 from danceopd.families.students import (
-    Start,
-    find_start,
+    StudentStart,
+    find_student_start,
     full_student,
     lora_student,
     other_transformer,
 )
-from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField, upload
+from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 
 STUDENT = "student"
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Calls a transformer under the sigma contract, one forward per layout of rows; see
-    `danceopd.flow.Predict`.
-
-    Args:
-        conventions: the family's.
-        dtype: of the model's inputs.
-        guidance: the guidance vector's value, None where the model takes none.
-    """
-
-    conventions: Conventions
-    dtype: torch.dtype
-    guidance: float | None
-
-    def __call__(self, model: nn.Module, sample: Tensor, sigma: Tensor, condition: RowsCondition) -> Tensor:
-        """Velocity [B, C, h, w] in the model's dtype."""
-        sample = sample.to(self.dtype)
-        groups = list(condition.groups(self.conventions.layout))
-        if len(groups) == 1:
-            return self.conventions.velocity(model, sample, sigma, condition.rows, self.guidance)
-        parts = []
-        for rows in groups:
-            there = upload(rows, sample.device)
-            alike = condition.take(rows).rows
-            parts.append(self.conventions.velocity(model, sample[there], sigma[there], alike, self.guidance))
-        back = upload(torch.argsort(torch.cat(groups)), sample.device)
-        return torch.cat(parts)[back]
 
 
 class PretrainedFamily:
@@ -88,7 +58,7 @@ class PretrainedFamily:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: ModelCheckpoint,
         conventions: Conventions,
         *,
         dtype: torch.dtype = torch.float32,
@@ -280,7 +250,7 @@ class PretrainedFamily:
         Raises:
             ValueError: `init` names what is not there, or cannot be the start of such a student.
         """
-        return self._student(config, find_start(config, teachers, self._read_lora))
+        return self._student(config, find_student_start(config, teachers, self._read_lora))
 
     def restored_student(self, config: StudentConfig, trained: Mapping[str, Tensor]) -> Student:
         """A student for weights that are trained already, on the layers that these name.
@@ -288,9 +258,9 @@ class PretrainedFamily:
         The start went into what is trained, a LoRA's into the factors, so that its files are not needed.
         """
         adapted = (name.partition(".lora_")[0] for name in trained if is_factor(name, STUDENT))
-        return self._student(config, Start(layers=tuple(dict.fromkeys(adapted))))
+        return self._student(config, StudentStart(layers=tuple(dict.fromkeys(adapted))))
 
-    def _student(self, config: StudentConfig, start: Start) -> Student:
+    def _student(self, config: StudentConfig, start: StudentStart) -> Student:
         predict = self._predict(config.guidance_vector, "student")
         config = config.settled("lora")
         if config.kind == "full":

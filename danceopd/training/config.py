@@ -16,7 +16,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter, model_
 
 from danceopd.families import Family, StudentConfig, Teacher
 from danceopd.flow import QUERY_LAWS, QueryLaw, Solver
-from danceopd.methods import METHODS, DanceOPD, Method, make_method
+from danceopd.methods import METHODS, DanceOPD, FlowOPD, Method, make_method
 from danceopd.settings import ConfigError, Flag, Integer, Number, Shown, Text, nearest, settings
 from danceopd.training.query import Query
 
@@ -268,6 +268,8 @@ class TrainConfig:
 
     @model_validator(mode="after")
     def _method_fits(self) -> TrainConfig:
+        if isinstance(self.method, FlowOPD):  # settled here, so that it is stored with the run
+            object.__setattr__(self, "method", self.method.grouped(self.samples_per_update))
         method, name = self.method, self.method.name
         states = method.num_states(self.num_rollout_steps)
         if self.query is not None and (method.default_query is None or 1 < states == self.num_rollout_steps):

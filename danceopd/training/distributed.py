@@ -24,11 +24,10 @@ from torch import Tensor
 from danceopd.methods import UpdateResult
 from danceopd.settings import ConfigError
 from danceopd.training.errors import RankError, RanksDifferError
+from danceopd.training.roll_call import RollCall, is_timeout, rank_timeout
 
 T = TypeVar("T")
 
-TIMEOUT: Final = timedelta(minutes=30)
-"""How long a rank waits for another in an update, with what rank 0 does between updates."""
 _PATIENCE: Final = timedelta(days=2)  # while rank 0 encodes all rows or hashes all files
 _BUCKET: Final = 25_000_000  # numbers that travel together: 100 MB
 
@@ -48,7 +47,7 @@ class Ranks:
         size: how many there are.
 
     Raises:
-        ConfigError: two of them are on one GPU.
+        ConfigError: two of them are on one GPU, or how long they are to wait for each other is no time.
         RankError: not all of them came.
     """
 
@@ -56,14 +55,16 @@ class Ranks:
         self.rank, self.size = 0, 1
         if not _is_shared():
             return
+        timeout = rank_timeout()
         with _told():
             if not dist.is_initialized():
                 if device.type == "cuda":
                     torch.cuda.set_device(device)
-                dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+                dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
                 atexit.register(_leave)
             self.rank, self.size = dist.get_rank(), dist.get_world_size()
-            self._small = dist.new_group(backend="gloo", timeout=TIMEOUT)
+            self._small = dist.new_group(backend="gloo", timeout=timeout)
+            self._roll_call = RollCall(timeout)
             self._patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
         self._check_devices(device)
 
@@ -227,7 +228,9 @@ class Ranks:
         """Wait at the end until all are there, however the run ends: a launcher kills those who come late."""
         try:
             yield
-        except Exception:
+        except Exception as error:
+            if isinstance(error, RankError) and is_timeout(error):
+                raise RankError(f"{self._roll_call.missing()}: {error}") from error
             with suppress(RankError):
                 self._wait()
             raise

@@ -16,6 +16,7 @@ from danceopd.data import check_masks, check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
 from danceopd.methods import Limits, Teachers, UpdateResult
 from danceopd.settings import ConfigError
+from danceopd.signals import GracefulStop, stopping_at_once
 from danceopd.training.batch import build_batches, in_order_of_slots
 from danceopd.training.callbacks import Callback, Callbacks
 from danceopd.training.checkpoint import Checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
@@ -25,8 +26,8 @@ from danceopd.training.config_file import write_config
 from danceopd.training.distributed import Ranks
 from danceopd.training.divergence import check_finite
 from danceopd.training.errors import RanksDifferError
+from danceopd.training.exporting import export_whole
 from danceopd.training.grids import Grids
-from danceopd.training.interrupt import GracefulStop, stopping_at_once
 from danceopd.training.memory import no_room_for_pictures_told, out_of_memory_told
 from danceopd.training.metrics import MetricsFile, describe_update
 from danceopd.training.optimizers import find_optimizer
@@ -43,17 +44,13 @@ from danceopd.training.run_folder import (
     CONFIG,
     METRICS,
     PROCESSES,
-    Start,
-    check_writable,
-    export_whole,
-    find_start,
+    check_folder_writable,
     forget_what_never_began,
-    note_changes,
     open_folder,
-    tell_start,
 )
 from danceopd.training.schedule import learning_rate
 from danceopd.training.seeding import seeded
+from danceopd.training.start import Start, find_start, note_changes, tell_start
 from danceopd.training.trackers import Trackers
 from danceopd.training.weights import RunningMean, TrainedWeights
 
@@ -98,7 +95,7 @@ class DanceOPDTrainer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         check_routes(teachers, routes, config.method)
-        check_writable(Path(config.output_dir))
+        check_folder_writable(Path(config.output_dir))
         self.family = family
         self.ranks = Ranks(family.device)
         self.config = config
@@ -194,11 +191,10 @@ class DanceOPDTrainer:
         if not self.output_dir.exists():
             self.find_start(resume)  # a bad `resume` must not leave a folder behind
         with ExitStack() as stack:
-            start = self._open(stack, resume)
-            with stopping_at_once(
-                "stopped while rows were encoded, so no update is lost; start the same training again, which "
-                "encodes the rest."
-            ):
+            again = "so no update is lost; start the same training again"
+            with stopping_at_once(f"stopped before training began, {again}."):
+                start = self._open(stack, resume)
+            with stopping_at_once(f"stopped while rows were encoded, {again}, which encodes the rest."):
                 self.prepare()
             metrics = self._open_metrics(stack, start)
             stop = stack.enter_context(GracefulStop())

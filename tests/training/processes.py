@@ -7,6 +7,7 @@ import multiprocessing.forkserver
 import os
 import pickle
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,6 +126,10 @@ def terminate(trainer: DanceOPDTrainer) -> None:
 
 def kill(trainer: DanceOPDTrainer) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(trainer: DanceOPDTrainer) -> None:
+    time.sleep(8)
 
 
 def fail(trainer: DanceOPDTrainer) -> None:
