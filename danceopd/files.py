@@ -74,14 +74,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     from safetensors import SafetensorError  # with torch: this module is imported by what must be quick
     from safetensors.torch import save_file
 
-    with _replacing(path) as partial:
-        mode = partial.stat().st_mode
+    with _replacing(path) as partial, keeping_mode(partial):
         try:
             whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(whole, partial, dict(metadata))
         except SafetensorError as error:
             raise OSError(" ".join(str(error).split()).rstrip(".")) from error
-        partial.chmod(mode)  # safetensors hides its files from other users
     return path
 
 
@@ -94,6 +92,18 @@ def write_shared(path: Path, content: bytes) -> Path:
     with _replacing(path, f".{uuid4().hex}") as partial:
         partial.write_bytes(content)
     return path
+
+
+@contextmanager
+def keeping_mode(path: Path) -> Iterator[None]:
+    """Make the file ``path``, and keep the mode that the umask gives it, however the block writes it anew.
+
+    For safetensors, which hides its files from all other users.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    path.chmod(mode)
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import replication
 from replicate import judge, pool, runs
+from replicate.collect import collect
 from replicate.jobs import SETTINGS, Job, Judging
-from replicate.records import collect, read_runs, write_runs
+from replicate.records import read_runs, write_runs
 from replicate.suites import PAIRS, QUICK, SUITES, Size, entries
 from rich.console import Console
 

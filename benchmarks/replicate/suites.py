@@ -63,7 +63,7 @@ class Size:
         curve: moments of a training that are judged, in the main suite.
     """
 
-    updates: int = 240
+    updates: int = 200
     prompts: int = 64
     curve: int = 3
 
@@ -223,12 +223,12 @@ def _longer(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
 
 
 def _tune(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
-    """On validation tasks and a seed of its own, at half the updates."""
-    half = replace(size, updates=max(1, size.updates // 2))
+    """On validation tasks and a seed of its own, with fewer updates."""
+    short = replace(size, updates=max(1, size.updates * 3 // 5))
     for setting in PAIRS:
         for method in METHODS:
             for rate in FLOW_GRID if method == "flowopd" else GRID:
-                job = trained(setting, method, 1000, half, learning_rate=rate)
+                job = trained(setting, method, 1000, short, learning_rate=rate)
                 judging = replace(job.judging, split="validation")
                 arm = f"{LABELS.get(method, method)}, {rate:g}"
                 yield Entry("tune", arm, "updates", replace(job, judging=judging))
