@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from danceopd.settings import ConfigError
-from danceopd.training.config import QuerySettings, RunConfig, as_mapping
+from danceopd.training.config import RunConfig, as_mapping
+from danceopd.training.query import QuerySettings
 from danceopd.training.run_folder import PROCESSES
 
 _MAY_CHANGE: Final = {
@@ -22,6 +23,7 @@ _MAY_CHANGE: Final = {
     "cache_dir",
     # Where memory runs out these are lowered: equal to rounding.
     "rollout_batch_size",
+    "compile",  # to rounding too
     "student.gradient_checkpointing",
     "sharding",
     "validation",

@@ -20,9 +20,9 @@ from danceopd.pictures import write_table
 from danceopd.settings import ConfigError
 from danceopd.training import CheckedRun, DanceOPDTrainer, Route, RunConfig, StudentConfig, Teacher, check_run
 from danceopd.training.check import cost, resources
-from danceopd.training.check.memory import peak_bytes
 from danceopd.training.check.report import bytes_text, time_text
 from danceopd.training.checkpoint import list_checkpoints
+from danceopd.training.measuring import peak_bytes
 from tests.training.tiny import SHAPE, TinyCondition, TinyFamily, TinyNet
 
 CPU = torch.device("cpu")

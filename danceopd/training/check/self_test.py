@@ -111,7 +111,7 @@ def _loss_of(index: int, trainer: DanceOPDTrainer, probe: Probe) -> float:
             teachers,
             part.batch,
             part.grid,
-            Limits(trainer.config.batch_size, trainer.config.rollout_batch_size),
+            Limits(trainer.config.batch_size, trainer.rollout_batch_size),
         )
         .loss
         for part in probe.batches(slots, trainer.teacher_of_route)
