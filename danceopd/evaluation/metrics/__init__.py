@@ -16,7 +16,14 @@ from danceopd.evaluation.metrics.clip import (
 from danceopd.evaluation.metrics.dino import DinoFeatures, DinoImage
 from danceopd.evaluation.metrics.diversity import DIVERSITY, measure_diversity
 from danceopd.evaluation.metrics.features import Features
-from danceopd.evaluation.metrics.geneval import ClipColours, ColourNamer, Detector, Found, GenEvalChecks
+from danceopd.evaluation.metrics.geneval import (
+    COLOURS,
+    ClipColours,
+    ColourNamer,
+    Detector,
+    Found,
+    GenEvalChecks,
+)
 from danceopd.evaluation.metrics.lpips import Lpips
 from danceopd.evaluation.metrics.pixels import PixelDistance
 from danceopd.evaluation.metrics.quality import Sharpness
@@ -24,6 +31,7 @@ from danceopd.evaluation.metrics.quality import Sharpness
 __all__ = [
     "CAPTION_AFTER",
     "CAPTION_BEFORE",
+    "COLOURS",
     "DIVERSITY",
     "ClipColours",
     "ClipDirection",

@@ -23,8 +23,9 @@ def measure_diversity(images: Sequence[tuple[Case, Sequence[Path]]], features: F
     """Mean distance (1 - cosine) between images, a row per case and metric, under number 0.
 
     `diversity_noise` is among the images of the case itself, which come from several noises; cases with one
-    image have none. `diversity_category` is between the images of the case and those of the other cases of its
-    category; the mean over a category is the mean distance between its cases. A category with one case has none.
+    image have none. `diversity_category` is between the images of the case and those of the other cases of
+    its category, so its mean over a category is the mean distance between cases; a category with one case
+    has none.
 
     Args:
         images: each case with all of its images.

@@ -1,6 +1,6 @@
 """GenEval's checks (arXiv 2310.11513) over objects that a detector of the user finds.
 
-The criteria and thresholds are the published ones; the numbers are comparable with published ones only where the
+The criteria and thresholds are the published ones; the numbers compare with published ones only where the
 detector and the CLIP model are those of the paper (Mask2Former with Swin-S on COCO, and CLIP ViT-L/14).
 """
 
@@ -181,7 +181,7 @@ class GenEvalChecks(Metric):
 
 
 def relations(one: Found, other: Found) -> set[str]:
-    """Where ``one`` lies as seen from ``other``: of `left of`, `right of`, `above` and `below`, those that hold.
+    """Where ``one`` lies as seen from ``other``: `left of`, `right of`, `above` or `below`, or two of them.
 
     Along each axis, a tenth of both extents is taken off the distance of the centres; what is left has to be
     more than half of the whole distance.

@@ -49,8 +49,8 @@ def read_source(case: Case, shape: tuple[Any, ...]) -> Pixels:
     stretch = (width * source_height) / (height * source_width)
     if max(stretch, 1 / stretch) > _STRETCH:
         raise ValueError(
-            f"the image of case '{case.key}' is {width}x{height} and its source {source_width}x{source_height}"
-            ": pixels can be compared only where both have the same proportions."
+            f"the image of case '{case.key}' is {width}x{height} and its source "
+            f"{source_width}x{source_height}: pixels compare only at the same proportions."
         )
     return np.asarray(Image.fromarray(source).resize((width, height), Image.Resampling.BICUBIC))
 

@@ -24,8 +24,8 @@ _TITLES: Final = {"all": "to the source", "outside": "outside the edited region"
 class PixelDistance(Metric):
     """L1, PSNR, SSIM, and LPIPS where there are weights for it.
 
-    L1 is the mean absolute difference of channels in 0..1; PSNR is in dB, at most `HIGHEST_PSNR`; SSIM is that of
-    Wang et al. (2004): Gaussian windows of standard deviation 1.5, its map averaged over the region.
+    L1 is the mean absolute difference of channels in 0..1; PSNR is in dB, at most `HIGHEST_PSNR`; SSIM is
+    that of Wang et al. (2004) with Gaussian windows of standard deviation 1.5, averaged over the region.
 
     Args:
         region: `outside` compares the pixels outside the benchmark's mask and applies to cases that have one;
@@ -69,7 +69,8 @@ def _distances(source: Pixels, pixels: Pixels, region: Region | None) -> dict[st
         from skimage.metrics import peak_signal_noise_ratio, structural_similarity
     if min(pixels.shape[:2]) < _WINDOW:
         raise ValueError(
-            f"SSIM needs images of at least {_WINDOW} pixels a side but got {pixels.shape[1]}x{pixels.shape[0]}."
+            f"SSIM needs images of at least {_WINDOW} pixels a side but got "
+            f"{pixels.shape[1]}x{pixels.shape[0]}."
         )
     where = np.ones(pixels.shape[:2], bool) if region is None else region
     before, after = source[where], pixels[where]

@@ -17,8 +17,8 @@ from danceopd.evaluation.metrics.images import read_pixels
 class Sharpness(Metric):
     """Variance of the Laplacian of the luma, in 0..255.
 
-    Neither more nor less is better: blur has little, noise has much. It depends on the size of an image, so it
-    compares images of one size only.
+    Neither more nor less is better: blur has little, noise has much. It depends on the size of an image, so
+    it compares images of one size only.
     """
 
     measures: Sequence[MetricInfo] = (MetricInfo("sharpness", None, "Sharpness"),)
