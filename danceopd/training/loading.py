@@ -37,7 +37,9 @@ class LoadedStudent(NamedTuple):
     config: RunConfig
 
 
-def load_student(run: str | Path, *, device: torch.device | str | None = None) -> LoadedStudent:
+def load_student(
+    run: str | Path, *, device: torch.device | str | None = None, family: Family | None = None
+) -> LoadedStudent:
     """The student of the run folder ``run`` at its newest checkpoint, whether the run has ended or not.
 
     Teachers, and the files that the student started from, are not needed, but for what lies frozen under it:
@@ -46,6 +48,7 @@ def load_student(run: str | Path, *, device: torch.device | str | None = None) -
     Args:
         run: an output_dir.
         device: where to put it; the run's own device when None.
+        family: of the run, where others share its weights; one is loaded when None.
 
     Raises:
         ConfigError: if ``run`` is not the folder of a run.
@@ -64,12 +67,13 @@ def load_student(run: str | Path, *, device: torch.device | str | None = None) -
             f"the run '{folder}' has no checkpoint yet: train it first, or save more often."
         )
     checkpoint = load_checkpoint(checkpoints[-1])
-    family = load_family(
-        config.family,
-        dtype=getattr(torch, config.dtype),
-        device=device or config.device,
-        resolution=config.resolution,
-    )
+    if family is None:
+        family = load_family(
+            config.family,
+            dtype=getattr(torch, config.dtype),
+            device=device or config.device,
+            resolution=config.resolution,
+        )
     trained = checkpoint.ema or checkpoint.student
     student = family.restored_student(config.student, trained)
     plain = dataclasses.replace(config, optimizer="adamw")  # nothing is trained, so its own may be missing

@@ -135,6 +135,25 @@ class Sources:
         )
 
 
+def digests_of(files: Mapping[str, Path], folder: Path) -> dict[str, str]:
+    """SHA-256 of files by their names; those that a run's notes know unchanged are not read again.
+
+    Args:
+        files: by any names.
+        folder: of a run, as for `Sources.content`.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    known = _read_notes(folder / PROVENANCE)
+    digests = {}
+    for name, path in sorted(files.items()):
+        about, note = path.stat(), known.get(str(path.resolve()), {})
+        same = (note.get("size"), note.get("changed")) == (about.st_size, about.st_mtime_ns)
+        digests[name] = str(note["sha256"]) if same else sha256_of(path)
+    return digests
+
+
 def check_same_content(saved: Content, now: Content, where: Path) -> None:
     """Refuse to continue a run in `where` with other files or rows; what only one side knows does not count.
 
