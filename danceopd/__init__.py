@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from danceopd import flow, ops, schedulers
+    from danceopd import evaluation, flow, ops, schedulers
     from danceopd.families import StudentConfig, Teacher, load_family
     from danceopd.sampling import sample
     from danceopd.training import (
@@ -37,6 +37,7 @@ __all__ = [
     "TrainConfig",
     "ValidationSettings",
     "__version__",
+    "evaluation",
     "flow",
     "load_family",
     "load_run_config",
@@ -65,7 +66,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("flow", "ops", "schedulers"):
+    if name in ("evaluation", "flow", "ops", "schedulers"):
         return import_module(f"danceopd.{name}")
     if name in _HOME:
         value = getattr(import_module(_HOME[name]), name)

@@ -3,8 +3,8 @@
 Two contenders draw the same cases from the same noise, so they are compared case by case: what is hard about
 a case for both cancels. Cases are drawn with replacement within their category, n - 1 of n, which makes the
 variance come out unbiased in small categories as well (Rao and Wu, 1988); the mean over categories is taken
-in every draw. A percentile interval cannot reach beyond what was seen: where all differences of a category are equal it has no
-width, whatever the number of cases.
+in every draw. A percentile interval cannot reach beyond what was seen: where all differences are equal it has
+no width, whatever the number of cases.
 """
 
 from __future__ import annotations

@@ -140,9 +140,7 @@ def compare(
     return found
 
 
-def scores(
-    rows: Mapping[str, Sequence[Measured]], measures: Sequence[MetricInfo]
-) -> list[Score]:
+def scores(rows: Mapping[str, Sequence[Measured]], measures: Sequence[MetricInfo]) -> list[Score]:
     """The means of every contender: by capability and metric, overall and in every category."""
     found = []
     for name, measured in rows.items():
@@ -187,9 +185,7 @@ def _compared(
     there = {key: of for key, (of, _) in pairs.items() if of}
     if not there:
         return None
-    student, other = (
-        _mean(_mean(pair[side] for pair in of) for of in there.values()) for side in (0, 1)
-    )
+    student, other = (_mean(_mean(pair[side] for pair in of) for of in there.values()) for side in (0, 1))
     of = estimate({key: [ours - theirs for ours, theirs in pairs] for key, pairs in there.items()})
     width = margin * abs(other)
     return Comparison(

@@ -1,0 +1,168 @@
+"""``danceopd eval --benchmark``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import typer
+
+from danceopd.signals import stopping_at_once
+
+if TYPE_CHECKING:
+    from danceopd.evaluation import AnyContender, Benchmark
+    from danceopd.evaluation.judges import Rubric, VisionJudge
+
+OF_SHAPESWORLD: Final = 8
+OF_OTHERS: Final = 28
+"""Euler steps where none are asked for."""
+
+_STOPPED: Final = "the evaluation was stopped; the same command continues where it was."
+
+
+class Asked(NamedTuple):
+    """The options of ``danceopd eval --benchmark``, as the command line has them."""
+
+    name: str
+    run: str
+    data: Path | None
+    options: Sequence[str]
+    against: Sequence[str]
+    out: Path | None
+    metrics: Sequence[str]
+    clip: Path | None
+    dino: Path | None
+    lpips: Path | None
+    judge: str | None
+    judge_model: str | None
+    judge_key_env: str
+    judge_rubric: str | None
+    judge_cache: Path | None
+    concurrency: int
+    steps: int | None
+    guidance_scale: float
+    seed: int
+    batch_size: int
+    margin: float
+    device: str | None
+
+
+def evaluate_on(asked: Asked, *, dry_run: bool) -> None:
+    """Evaluate a run on a benchmark, or say what that would take."""
+    from danceopd.evaluation import contenders_of_run, evaluate_benchmark
+    from danceopd.evaluation.choice import choose_metrics
+
+    if (asked.judge is None) != (asked.judge_model is None):
+        raise ValueError("a judge needs both an address and a model: give --judge and --judge-model.")
+    out = asked.out or Path(asked.run) / "eval" / asked.name
+    with stopping_at_once(_STOPPED):
+        contenders = contenders_of_run(asked.run, _listed(asked.against), device=asked.device)
+        benchmark = _open(asked, out)
+        judge = _judge(asked, out, dry_run) if asked.judge else None
+        if dry_run:
+            _tell(benchmark, contenders, out, judge)
+            return
+        device = asked.device or str(getattr(contenders[0], "family").device)  # noqa: B009
+        chosen = choose_metrics(
+            _listed(asked.metrics) or None, clip=asked.clip, dino=asked.dino, lpips=asked.lpips, device=device
+        )
+        by = dict(chosen.by)
+        if judge is not None:
+            by |= {info.name: _rubric_of(asked)[1] for info in judge.measures}
+        report = evaluate_benchmark(
+            benchmark,
+            contenders,
+            out,
+            metrics=chosen.metrics,
+            judges=[judge] if judge else [],
+            diversity=chosen.diversity,
+            measured_by=by,
+            seed=asked.seed,
+            num_steps=asked.steps or (OF_SHAPESWORLD if asked.name == "shapesworld" else OF_OTHERS),
+            guidance_scale=asked.guidance_scale,
+            batch_size=asked.batch_size,
+            margin=asked.margin,
+            concurrency=asked.concurrency,
+        )
+    if report is None:
+        return  # another process tells
+    if judge is not None:
+        spent = judge.spent()
+        typer.echo(
+            f"judge: {spent.answers} answers paid for ({spent.usage.prompt_tokens} + "
+            f"{spent.usage.completion_tokens} tokens), {spent.remembered} from the cache",
+            err=True,
+        )
+    if report.problems:
+        images = sum(problem.images for problem in report.problems)
+        typer.echo(f"danceopd: {images} images lack a number; the report says which and why", err=True)
+    typer.echo(out / "report" / "report.html")
+
+
+def _open(asked: Asked, out: Path) -> Benchmark:
+    from danceopd.evaluation import open_benchmark
+
+    options: dict[str, Any] = {}
+    for text in asked.options:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--option '{text}' must be KEY=VALUE, such as language=cn.")
+        options[key] = {"true": True, "false": False}.get(value, int(value) if value.isdecimal() else value)
+    data = asked.data
+    if data is None:
+        if asked.name != "shapesworld":
+            raise ValueError(
+                f"--data is missing: give the folder of your copy of {asked.name}; docs/evaluation.md says "
+                "where to get one."
+            )
+        data = out / "tasks"
+    return open_benchmark(asked.name, data, **options)
+
+
+def _judge(asked: Asked, out: Path, dry_run: bool) -> VisionJudge:
+    from danceopd.evaluation.judges import AnswerCache, VisionClient, VisionJudge
+
+    assert asked.judge is not None and asked.judge_model is not None
+    key = None if dry_run or not asked.judge_key_env else asked.judge_key_env  # nothing is sent in a dry run
+    client = VisionClient(asked.judge, asked.judge_model, key_variable=key)
+    cache = AnswerCache(asked.judge_cache or out.parent / "judge-cache")
+    return VisionJudge(client, _rubric_of(asked)[0], cache)
+
+
+def _rubric_of(asked: Asked) -> tuple[Rubric, str]:
+    """The rubric, and what tells it from another one of the same name."""
+    from danceopd.evaluation.judges import load_rubric
+
+    rubric = load_rubric(asked.judge_rubric or ("imgedit" if asked.name == "imgedit" else "gedit"))
+    return rubric, f"rubric {rubric.name} sha256 {hashlib.sha256(repr(rubric).encode()).hexdigest()}"
+
+
+def _tell(
+    benchmark: Benchmark, contenders: Sequence[AnyContender], out: Path, judge: VisionJudge | None
+) -> None:
+    """What an evaluation would make and ask."""
+    from danceopd.evaluation.contenders import FormerStudent, Part
+    from danceopd.evaluation.measure import pictures_of
+    from danceopd.evaluation.run import images_of, missing
+
+    for contender in contenders:
+        part, images = Part(benchmark, contender.only), images_of(contender, out)
+        if isinstance(contender, FormerStudent):
+            typer.echo(f"{contender.name}: evaluated before, in {contender.path}")
+            continue
+        count = len(part.cases()) * part.images_per_case
+        typer.echo(f"{contender.name}: {missing(part, images)} of {count} images to make")
+        if judge is not None:
+            judged = ((case, path) for case, _, path in pictures_of(part, images) if judge.applies(case))
+            of = judge.estimate(judged)
+            cost = "" if of.cost is None else f", about {of.cost:.2f}"
+            typer.echo(
+                f"{contender.name}: {of.answers} answers to pay for, about {of.usage.prompt_tokens} + "
+                f"{of.usage.completion_tokens} tokens{cost}; {of.remembered} are in the cache"
+            )
+
+
+def _listed(texts: Sequence[str]) -> list[str]:
+    return [part for text in texts for part in text.split(",") if part]
