@@ -169,14 +169,14 @@ class VisionClient:
 
     @staticmethod
     def _content(response: Any, deadline: float) -> bytes:
-        content = b""
-        for block in response.iter_content(1 << 16):
+        content = bytearray()
+        for block in response.iter_content(1):  # larger blocks are waited for, however slowly they fill
             content += block
             if time.monotonic() > deadline:
                 raise _Failed("the answer came too slowly")
             if len(content) > _LARGEST:
                 raise _Failed("the answer has no end")
-        return content
+        return bytes(content)
 
     def _reply(self, given: Any) -> Reply:
         choice, counted = given["choices"][0], given.get("usage")

@@ -98,7 +98,7 @@ class Estimate:
     """What judging would take, told without a request.
 
     Attributes:
-        images: that would be judged.
+        images: that would be judged; those that the rubric does not apply to are left out.
         answers: that are still to be paid for.
         remembered: answers that are in the cache.
         usage: tokens of `answers`: the mean of the cached answers to the same question where there are some,

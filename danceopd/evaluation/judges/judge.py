@@ -82,8 +82,8 @@ class VisionJudge(Judge):
     """Scores edited images by a rubric. Threads may share one.
 
     An answer is kept in the cache before it is read, under the SHA-256 of the images' bytes, the question,
-    the prompt, the model and its options. Whatever the answer was, it is never paid for again: one that cannot be
-    used counts as one of ``asks`` for ever.
+    the prompt, the model and its options. Whatever the answer was, it is never paid for again: one that
+    cannot be used counts as one of ``asks`` for ever.
 
     Args:
         client: the endpoint.
@@ -149,6 +149,8 @@ class VisionJudge(Judge):
         known: dict[str, list[Usage]] = {}
         open_requests: list[tuple[str, Usage]] = []
         for case, image in images:
+            if not self.applies(case):
+                continue
             number += 1
             try:
                 source = _read(case.sources[0])
