@@ -6,6 +6,7 @@ detector and the CLIP model are those of the paper (Mask2Former with Swin-S on C
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,8 +192,8 @@ def relations(one: Found, other: Found) -> set[str]:
         offset = (one.box[low] + one.box[high] - other.box[low] - other.box[high]) / 2
         extents = abs(one.box[high] - one.box[low]) + abs(other.box[high] - other.box[low])
         offsets.append(offset)
-        left_over.append(float(np.sign(offset)) * max(abs(offset) - _ASIDE * extents, 0.0))
-    distance = float(np.hypot(*offsets))
+        left_over.append(math.copysign(max(abs(offset) - _ASIDE * extents, 0.0), offset))
+    distance = math.hypot(*offsets)
     if max(map(abs, left_over)) < 1e-3:
         return set()
     across, down = (side / distance for side in left_over)
