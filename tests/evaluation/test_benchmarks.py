@@ -124,7 +124,7 @@ def test_imgedit(tmp_path: Path, folder: str) -> None:
             inner.rename(tmp_path / folder / inner.name)
     benchmark = open_benchmark("imgedit", tmp_path)
     assert layout(benchmark) == ["1082.png", "673.png"]
-    assert [case.category for case in benchmark.cases()] == ["adjust", "style"]
+    assert [case.category for case in benchmark.cases()] == ["alter", "style"]
     assert [case.key for case in benchmark.cases()] == list(json.loads(tasks.read_bytes()))
     assert benchmark.cases()[1].sources == (tmp_path / folder / "daily object" / "000278574.jpg",)
     (hard,) = open_benchmark("imgedit", tmp_path, suite="uge").cases()
