@@ -39,7 +39,7 @@ EMUEDIT = (
     (7, "style", "make it a sketch", "a cup", "a sketch of a cup"),
 )
 IMGEDIT = {
-    "1082": {"id": "animal/000342021.jpg", "prompt": "Make the shell smooth.", "edit_type": "adjust"},
+    "1082": {"id": "animal/000342021.jpg", "prompt": "Make the shell smooth.", "edit_type": "alter"},
     "673": {"id": "daily object/000278574.jpg", "prompt": "Make it a woodcut.", "edit_type": "style"},
 }
 UGE = {"1": {"id": "000029784.jpg", "prompt": "Remove the lemon and turn the cup into a bowl."}}

@@ -206,7 +206,7 @@ def test_the_share_is_the_launchers(shapes: BenchmarkCopy, tmp_path: Path, monke
     assert draw(shapes, tmp_path / "x", share=None).made < COUNT / 2
 
 
-def test_progress_is_shown(shapes: BenchmarkCopy, tmp_path: Path, capsys: Any) -> None:
+def test_progress_is_shown(shapes: BenchmarkCopy, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     draw(shapes, tmp_path / "x", progress=True)
     lines = capsys.readouterr().err.splitlines()
     assert (
@@ -215,6 +215,9 @@ def test_progress_is_shown(shapes: BenchmarkCopy, tmp_path: Path, capsys: Any) -
     draw(shapes, tmp_path / "x", progress=True)
     draw(shapes, tmp_path / "y", progress=True, share=(1, 2))
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    draw(shapes, tmp_path / "z", progress=True)
+    assert f"{COUNT}/{COUNT}" in capsys.readouterr().err
 
 
 def test_every_format_with_a_real_family(tmp_path: Path) -> None:

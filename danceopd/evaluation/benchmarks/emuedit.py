@@ -8,7 +8,7 @@ from danceopd.evaluation.base import Case
 from danceopd.evaluation.benchmarks.layout import UNPACKED, BenchmarkCopy, Inspection, Unpacked
 from danceopd.evaluation.benchmarks.rows import read_rows
 
-_TEXTS = ("instruction", "task", "hash")
+_TEXTS = ("task", "hash")
 _CAPTIONS = ("input_caption", "output_caption")
 _PUBLISHED = {"test": 3589, "validation": 2022}
 
@@ -36,7 +36,13 @@ def open_emuedit(folder: Path, *, split: str = "test", unpack_to: Path | None = 
     unpacked = Unpacked(unpack_to or folder / UNPACKED)
     cases: dict[str, Case] = {}
     rows = read_rows(
-        inspection, split, texts=_TEXTS, image="image", optional=("idx", *_CAPTIONS), unpacked=unpacked
+        inspection,
+        split,
+        prompt="instruction",
+        texts=_TEXTS,
+        image="image",
+        optional=("idx", *_CAPTIONS),
+        unpacked=unpacked,
     )
     for cells, source, where in rows:
         if not isinstance(cells["idx"], int):

@@ -8,7 +8,7 @@ from danceopd.evaluation.base import Case
 from danceopd.evaluation.benchmarks.layout import UNPACKED, BenchmarkCopy, Inspection, PngFiles, Unpacked
 from danceopd.evaluation.benchmarks.rows import read_rows
 
-_TEXTS = ("task_type", "key", "instruction", "instruction_language")
+_TEXTS = ("task_type", "key", "instruction_language")
 _LANGUAGES = {"en": ("en",), "cn": ("cn",), "all": ("en", "cn")}
 
 
@@ -41,6 +41,7 @@ def open_gedit(
     rows = read_rows(
         inspection,
         "train",
+        prompt="instruction",
         texts=_TEXTS,
         image="input_image_raw" if raw_sources else "input_image",
         optional=("Intersection_exist",),

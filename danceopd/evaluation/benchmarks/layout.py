@@ -41,7 +41,7 @@ class BenchmarkCopy:
         digests: SHA-256 of images that were read already.
 
     Raises:
-        DataError: keys or paths cannot be names of files, or are used twice.
+        DataError: there is no task, or keys or paths cannot be names of files or are used twice.
     """
 
     name: str
@@ -53,6 +53,8 @@ class BenchmarkCopy:
     digests: Mapping[Path, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.tasks:
+            raise DataError(f"{self.name} has no task: give a copy, or options, with some.")
         taken: dict[PurePosixPath, str] = {}
         for case in self.tasks:
             path = self.path(case, 0)
@@ -222,15 +224,15 @@ class Unpacked:
         digest = hashlib.sha256(content).hexdigest()
         suffix = next((suffix for start, suffix in _SUFFIXES.items() if content.startswith(start)), ".bin")
         path = self._folder / f"{digest}{suffix}"
-        if not path.exists():
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists() or path.read_bytes() != content:
                 write_shared(path, content)
-            except OSError as error:
-                reason = str(error).partition(";")[0]
-                raise DataError(
-                    f"the images cannot be unpacked ({reason}): name another folder as unpack_to."
-                ) from None
+        except OSError as error:
+            reason = str(error).partition(";")[0]
+            raise DataError(
+                f"the images cannot be unpacked ({reason}): name another folder as unpack_to."
+            ) from None
         self.digests[path] = digest
         return path
 

@@ -28,6 +28,7 @@ def read_rows(
     inspection: Inspection,
     split: str,
     *,
+    prompt: str,
     texts: Collection[str],
     image: str,
     optional: Collection[str] = (),
@@ -39,7 +40,8 @@ def read_rows(
     Args:
         inspection: of the copy.
         split: its name.
-        texts: columns without which it is another dataset, of text alone.
+        prompt: the column of the instruction; a blank one is the benchmark's affair.
+        texts: further columns without which it is another dataset, of text that is never blank.
         image: the column of the image.
         optional: further columns.
         only: rows with other values in these columns are passed over.
@@ -49,17 +51,20 @@ def read_rows(
         DataError: a file of the split is missing or damaged, or a column is missing.
     """
     for table in open_split(inspection.folder, split):
-        for name in (*texts, image):
+        for name in (prompt, *texts, image):
             if name not in table.columns:
                 inspection.fault(f"'{table.name}' has no column '{name}'")
         inspection.finish()
-        columns = {name: table.column(name) for name in (*texts, *optional) if name in table.columns}
+        names = (prompt, *texts, *optional)
+        columns = {name: table.column(name) for name in names if name in table.columns}
         for row in range(len(table)):
-            cells = {name: columns[name][row] if name in columns else None for name in (*texts, *optional)}
+            cells = {name: columns[name][row] if name in columns else None for name in names}
             if any(cells[name] not in values for name, values in (only or {}).items()):
                 continue
             where = table.describe(row)
             empty = [name for name in texts if not str(cells[name] or "").strip()]
+            if not isinstance(cells[prompt], str):
+                empty.append(prompt)
             for name in empty:
                 inspection.fault(f"{where} has no {name}")
             source = unpacked.image(table.cell(image, row), table.folder)
