@@ -47,17 +47,19 @@ def estimate(values: Mapping[str, ArrayLike]) -> Estimate:
         return Estimate(value, None, None)
     drawn = np.zeros(DRAWS)
     for name, of in arrays.items():
-        # About the mean, so that single precision is precise enough.
-        drawn += _weights(name, len(of)) @ (of - means[name]).astype(np.float32)
+        drawn += _times(name, len(of)) @ of / (len(of) - 1)
     low, high = np.quantile(drawn / len(arrays), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, value + float(low), value + float(high))
+    # What sums to nothing but for rounding is nothing: whether 0 is outside the interval hangs on it.
+    tiny = 1e-12 * max(float(np.abs(of).max()) for of in arrays.values())
+    ends = [0.0 if abs(end) <= tiny else float(end) for end in (low, high)]
+    return Estimate(value, *ends)
 
 
 @lru_cache(maxsize=32)
-def _weights(name: str, count: int) -> NDArray[np.floating[Any]]:
-    """float32 [DRAWS, count]: the share of each of `count` cases in a draw; the same whenever asked."""
+def _times(name: str, count: int) -> NDArray[np.floating[Any]]:
+    """float64 [DRAWS, count]: how often each of `count` cases is drawn; the same whenever asked."""
     random = np.random.default_rng([zlib.crc32(name.encode()), count])
     taken = random.integers(0, count, (DRAWS, count - 1))
     taken += np.arange(DRAWS)[:, None] * count
     times = np.bincount(taken.ravel(), minlength=DRAWS * count).reshape(DRAWS, count)
-    return np.asarray(times / (count - 1), np.float32)
+    return np.asarray(times, np.float64)
