@@ -1,4 +1,4 @@
-"""A run on a tiny FLUX.2: two experts for it, and a student of one update."""
+"""A run on a tiny FLUX.1 Kontext: two experts for it, and a student of one update."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.families.parity import RESOLUTION, folder_of
 from tests.families.tiny.calls import picture
 from tests.families.tiny.loras import make_lora
 
-KIND = "flux2-klein"
+KIND = "flux1-kontext"
 
 
 @cache
