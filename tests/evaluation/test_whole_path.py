@@ -180,7 +180,7 @@ def test_what_cannot_be_read_or_is_refused_is_counted_and_tried_again(tmp_path: 
     contenders = some("base")
     report = evaluate(benchmark, contenders, tmp_path / "out", bench.judge("imgedit"))
     problems = [problem for problem in report.problems if problem.contender == "student"]
-    assert sorted(problem.images for problem in problems) == [1, 1]
+    assert sorted(problem.images for problem in problems) == [1, 1], report.problems
     refused, unread = sorted(
         (problem.problem for problem in problems), key=lambda text: "refused" not in text
     )
