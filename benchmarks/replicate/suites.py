@@ -20,7 +20,7 @@ FLOW_GRID = (1e-5, 1e-4, 1e-3)
 RATES: Mapping[str, Mapping[str, float]] = {
     "danceopd": {"t2i-edit": 4e-3, "local-global": 1.5e-3},
     "diffusionopd": {"t2i-edit": 4e-3, "local-global": 1.5e-3},
-    "flowopd": {"t2i-edit": 1e-4, "local-global": 1e-4},
+    "flowopd": {"t2i-edit": 1e-4, "local-global": 1e-5},
     "offpolicy": {"t2i-edit": 4e-3, "local-global": 4e-3},
     "sft": {"t2i-edit": 1.5e-3, "local-global": 4e-3},
 }
