@@ -19,9 +19,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from replicate.collect import collect
+from replicate.drawing import check_matplotlib
 from replicate.pool import run_all
-from replicate.records import collect, write_runs
+from replicate.records import write_runs
 from replicate.suites import QUICK, SUITES, Size, entries
+from replicate.write import write_report
 from rich.console import Console
 
 
@@ -49,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=Path("runs/replication"), help="folder (default: runs/replication)"
     )
     asked = parser.parse_args(arguments)
+    check_matplotlib()  # before hours of training
     console = Console()
     suites = list(SUITES) if "all" in asked.suite else list(dict.fromkeys(asked.suite))
     size = QUICK if asked.quick else Size()
@@ -62,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     runs = collect(rows, asked.out)
     write_runs(runs, asked.out / "runs.jsonl.gz")
+    if runs:
+        write_report(runs, asked.out)
+        console.print(f"report: {asked.out / 'report.html'}, tables: {asked.out / 'tables'}")
     for sentence in failed:
         console.print(f"failed: {sentence}", style="red")
     return 1 if failed else 0

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from trainbench.ladder import ladder
-from trainbench.measure import check_same_work, lines_of, memory_of, seconds_of
+from trainbench.measure import check_same_work, compile_seconds, lines_of, memory_of, seconds_of
 from trainbench.worlds import World, flux2, sd3, shapesworld
 
 import danceopd
@@ -43,8 +43,12 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}  # of rounding, grown ov
 
 def measure(world: World, arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """All cases of one world."""
-    cases = ladder(arguments.width, arguments.micro)
+    cases = ladder(arguments.width, arguments.micro, compiled=arguments.compile)
     works = [world.work(step, arguments.samples) for step in range(arguments.rounds + 1)]
+    compiling = None
+    if arguments.compile:
+        compiling = compile_seconds(cases, world, works)
+        progress.console.print(f"{world.name}: compiled in {compiling:.0f} s, which counts in no case")
     task = progress.add_task(world.name, total=len(cases) * len(works), doing="same work?")
     tolerance = TOLERANCE[next(world.base.parameters()).dtype]
     apart = check_same_work(cases, world, works[0], tolerance)
@@ -60,6 +64,7 @@ def measure(world: World, arguments: argparse.Namespace, progress: Progress) -> 
         "parameters": sum(value.numel() for value in world.base.parameters()),
         "samples": arguments.samples,
         "rounds": arguments.rounds,
+        **({} if compiling is None else {"compile_seconds": compiling}),
         "cases": lines_of(cases, seconds, memory, apart, arguments.samples),
     }
 
@@ -108,6 +113,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of a rollout (default: 16; 4 if quick)")
     parser.add_argument("--width", type=int, default=4, help="of narrow rollouts (default: 4)")
     parser.add_argument("--micro", type=int, help="queried states per pass (default: all; 4 at full size)")
+    parser.add_argument(
+        "--compile", action="store_true", help="also with compiled blocks, which takes minutes to begin with"
+    )
     parser.add_argument("--rounds", type=int, help="default: 3")
     parser.add_argument("--device", default=None, help="default: cuda for --full-size, else cpu")
     parser.add_argument("--out", type=Path, help="JSON file (default: in benchmarks/results)")

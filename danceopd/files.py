@@ -7,10 +7,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 
 def check_writable(path: Path) -> None:
@@ -29,6 +32,24 @@ def check_writable(path: Path) -> None:
             file.write(b"\0")
     except OSError as error:
         raise ValueError(f"cannot write '{path}': {error.strerror}; choose another folder.") from error
+
+
+def what_is_missing(path: Path) -> str | None:
+    """Why a file is not wholly there, in words that follow its name, such as "is empty"; None where it seems
+    to be.
+
+    No more than its first bytes are looked at.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_POINTER))
+    except (FileNotFoundError, NotADirectoryError):
+        return "is not there"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if not start:
+        return "is empty"
+    return "is a pointer of Git LFS in place of the file" if start == _POINTER else None
 
 
 def write_whole(path: Path, content: bytes) -> Path:
@@ -53,21 +74,42 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     from safetensors import SafetensorError  # with torch: this module is imported by what must be quick
     from safetensors.torch import save_file
 
-    with _replacing(path) as partial:
-        mode = partial.stat().st_mode
+    with _replacing(path) as partial, keeping_mode(partial):
         try:
             whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(whole, partial, dict(metadata))
         except SafetensorError as error:
             raise OSError(" ".join(str(error).split()).rstrip(".")) from error
-        partial.chmod(mode)  # safetensors hides its files from other users
+    return path
+
+
+def write_shared(path: Path, content: bytes) -> Path:
+    """`write_whole` for a file that several processes may write at once; a killed one leaves a part behind.
+
+    Raises:
+        OSError: as `write_whole`.
+    """
+    with _replacing(path, f".{uuid4().hex}") as partial:
+        partial.write_bytes(content)
     return path
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def keeping_mode(path: Path) -> Iterator[None]:
+    """Make the file ``path``, and keep the mode that the umask gives it, however the block writes it anew.
+
+    For safetensors, which hides its files from all other users.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    path.chmod(mode)
+
+
+@contextmanager
+def _replacing(path: Path, part: str = "") -> Iterator[Path]:
     """An empty file beside ``path`` that takes its place when all went well."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}{part}.partial")
     try:
         partial.touch()
         yield partial

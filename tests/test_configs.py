@@ -14,7 +14,9 @@ import yaml
 
 from danceopd.families import load_family
 from danceopd.flow import QUERY_LAWS
-from danceopd.training import DanceOPDTrainer, load_run_config
+from danceopd.methods import METHODS
+from danceopd.training import DanceOPDTrainer, TrainConfig, load_run_config
+from danceopd.training.config import as_mapping
 from tests.families import tiny
 from tests.families.parity import folder_of
 from tests.families.tiny.calls import picture, small_sources
@@ -47,6 +49,10 @@ RECIPE = {
     "dtype": "bfloat16",
     "device": "cuda",
 }
+DRAWN = (
+    "sd35",
+    "flux1_kontext",
+)  # pictures of these are made; those of the others cost the same seconds again
 SMALL = (
     "device=cpu",
     "resolution=64",
@@ -82,6 +88,27 @@ def written(kind: str, key: str, text: str, folder: Path, number: int) -> Path:
     return file
 
 
+@pytest.mark.parametrize("name", ["shapesworld_local_global", "shapesworld_t2i_edit"])
+def test_every_method_is_one_word_of_a_shapesworld_config(name: str, tmp_path: Path) -> None:
+    family = load_family("shapesworld")
+    for method in METHODS:
+        folder = tmp_path / method
+        config = load_run_config(CONFIGS / f"{name}.yaml", [f"method={method}", f"output_dir={folder}"])
+        trainer = DanceOPDTrainer(
+            family=family, teachers=config.teachers, routes=config.routes, config=config
+        )
+        assert trainer.plan.slots == 24 and trainer.plan.group_size == (8 if method == "flowopd" else 1)
+
+
+def test_the_size_of_groups_that_nobody_gave_is_stored_with_the_run() -> None:
+    """A run continued with another batch size is then refused, not drawn otherwise."""
+    for samples, group in ((32, 16), (24, 8), (4, 4), (9, 1)):
+        config = TrainConfig(
+            output_dir="x", method="flowopd", batch_size=samples, gradient_accumulation_steps=1
+        )
+        assert as_mapping(config)["method"] == {"name": "flowopd", "group_size": group}
+
+
 def test_every_config_is_tried() -> None:
     assert {path.stem for path in CONFIGS.iterdir() if not path.stem.startswith("shapesworld")} == set(KINDS)
 
@@ -91,6 +118,7 @@ def test_a_config_has_the_papers_recipe(name: str) -> None:
     config = load_run_config(CONFIGS / f"{name}.yaml")
     assert {key: getattr(config, key) for key in RECIPE} == RECIPE
     assert (config.student.rank, config.student.alpha) == (128, 128)
+    assert config.validation is not None and config.validation.rows == 1
     assert config.query_law == QUERY_LAWS["low"] and config.student_guidance_scale == 1.0
     assert {route.teacher for route in config.routes} == {teacher.name for teacher in config.teachers}
 
@@ -103,9 +131,9 @@ def test_a_config_needs_its_paths_only(name: str, tmp_path: Path) -> None:
         f"{key}={written(kind, key, text, tmp_path, number)}"
         for number, (key, text) in enumerate(found.items())
     ]
-    config = load_run_config(
-        path, [*filled, f"output_dir={tmp_path / 'run'}", f"cache_dir={tmp_path / 'cache'}", *SMALL]
-    )
+    folders = (f"output_dir={tmp_path / 'run'}", f"cache_dir={tmp_path / 'cache'}")
+    pictures = "validation.num_steps=2" if name in DRAWN else "validation=null"
+    config = load_run_config(path, [*filled, *folders, *SMALL, pictures])
     assert PLACEHOLDER not in repr(config)
     with small_sources(), without_torchvision():
         family = load_family(config.family, dtype=torch.bfloat16, resolution=config.resolution)
@@ -113,6 +141,8 @@ def test_a_config_needs_its_paths_only(name: str, tmp_path: Path) -> None:
             family=family, teachers=config.teachers, routes=config.routes, config=config
         )
         result = trainer.train()
+    drawn = sorted(path.name for path in (tmp_path / "run" / "grids").glob("*.png"))
+    assert drawn == (["step-00000000.png", "step-00000001.png"] if name in DRAWN else [])
     (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert result.exported is not None and result.exported.is_file()
     assert math.isfinite(json.loads(line)["loss"]) and json.loads(line)["grad_norm"] > 0

@@ -38,7 +38,7 @@ LAYERS = (
     ("danceopd.schedulers",),
     ("danceopd.ops",),
     ("danceopd.page", "danceopd.pictures"),
-    ("danceopd.files", "danceopd.settings"),
+    ("danceopd.files", "danceopd.settings", "danceopd.signals"),
 )
 # Who alone may import these.
 RESERVED = {

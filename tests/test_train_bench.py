@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import train_bench
-from trainbench import measure
+from trainbench import measure, worlds
 from trainbench.ladder import Case, ladder
 from trainbench.worlds import Work, World, flux2, sd3, shapesworld
 
@@ -21,15 +21,16 @@ def world() -> World:
     return shapesworld(CPU, 3)
 
 
-def small_ladder(width: int, micro: int) -> list[Case]:
+def small_ladder(width: int, micro: int, *, compiled: bool = False) -> list[Case]:
     """Cases that between them use every idea."""
-    everything = ladder(width, micro)
+    everything = ladder(width, micro, compiled=compiled)
     wanted = {
         "published",
         "early stop",
         "all together",
         f"width {width}, refilled",
         f"width {width}, shrinking",
+        "blocks compiled",
     }
     return [case for case in everything if case.name in wanted]
 
@@ -46,6 +47,17 @@ def test_all_cases_do_the_work_of_the_published_recipe(world: World) -> None:
 def test_the_pretrained_families_do_the_same_work_both_ways(build: Callable[..., World]) -> None:
     world = build(CPU, 2)
     measure.check_same_work(small_ladder(2, 0), world, world.work(0, 3), 1e-4)
+
+
+def test_what_compiles_does_so_before_it_is_timed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr(worlds, "compile_blocks", compiled.extend)
+    cases = [case for case in small_ladder(2, 0, compiled=True) if case.name.startswith(("all", "blocks"))]
+    assert [case.is_compiled for case in cases] == [False, True]
+    measure.compile_seconds(cases[:1], world, [world.work(0, 3)])
+    assert not compiled
+    measure.compile_seconds(cases, world, [world.work(0, 3)])
+    assert compiled == [cases[1].fields(world).student] != [cases[0].fields(world).student]
 
 
 def test_other_work_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .runs import read_result
-from .suites import Entry
-
 Outcomes = Mapping[str, Mapping[str, str]]
 """Ground -> category -> "0110...", one digit per task: whether it was fulfilled."""
 
@@ -60,16 +57,6 @@ class Run:
     curve: Sequence[Mapping[str, Any]]
 
 
-def collect(entries: Sequence[Entry], out: Path) -> list[Run]:
-    """The rows whose runs are done, in the order of the entries."""
-    runs = []
-    for entry in entries:
-        result = read_result(entry.job, out)
-        if result is not None:
-            runs.append(_run(entry, result))
-    return runs
-
-
 def write_runs(runs: Sequence[Run], path: Path) -> None:
     """All rows in one gzipped JSON file, the same bytes for the same rows."""
     lines = "".join(json.dumps(asdict(run), sort_keys=True) + "\n" for run in runs)
@@ -82,27 +69,3 @@ def read_runs(path: Path) -> list[Run]:
     names = {field.name for field in fields(Run)}
     lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     return [Run(**{k: v for k, v in json.loads(line).items() if k in names}) for line in lines]
-
-
-def _run(entry: Entry, result: Mapping[str, Any]) -> Run:
-    method = entry.job.options.get("method", "")
-    config = result["config"]
-    return Run(
-        suite=entry.suite,
-        setting=entry.job.setting,
-        arm=entry.arm,
-        budget=entry.budget,
-        seed=entry.job.seed,
-        method=method if isinstance(method, str) else method["name"],
-        updates=entry.job.updates,
-        learning_rate=config.get("learning_rate", 0.0),
-        config=config,
-        compute=result["compute"],
-        seconds=result["seconds"],
-        diverged=result["diverged"],
-        tasks=result["tasks"],
-        diversity=result["diversity"],
-        gap=result["gap"],
-        scales=result["scales"],
-        curve=result["curve"],
-    )

@@ -35,6 +35,7 @@ class Recipe:
         shared: teachers and student as adapters of one base.
         native: steps, guidance and loss by the compiled kernels instead of by torch.
         mixed: samples of all routes in one update, instead of one update per route.
+        compiled: repeated blocks by torch.compile; of the shared base alone.
     """
 
     early_stop: bool = False
@@ -46,6 +47,13 @@ class Recipe:
     shared: bool = False
     native: bool = False
     mixed: bool = True
+    compiled: bool = False
+
+    def fields(self, world: World) -> Fields:
+        """The models that it is computed with."""
+        if self.compiled:
+            return world.compiled
+        return world.shared if self.shared else world.copied
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class TwoForwards:
 
 def update(world: World, recipe: Recipe, work: Work, student_guidance: float = 1.0) -> tuple[Tensor, Tensor]:
     """Add the gradient of one update's mean loss to the student; loss [S] and queried states [S, ...]."""
-    fields = world.shared if recipe.shared else world.copied
+    fields = recipe.fields(world)
     with ops.use("native" if recipe.native else "reference"):
         if recipe.mixed:
             return _update(world, fields, recipe, work, student_guidance, len(work.rows))
@@ -164,15 +172,21 @@ class Case:
 
     def fields(self, world: World) -> Fields:
         """The models that it needs."""
-        return world.shared if self.recipe is not None and self.recipe.shared else world.copied
+        return world.copied if self.recipe is None else self.recipe.fields(world)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it compiles when it first runs."""
+        return self.recipe is not None and self.recipe.compiled
 
 
-def ladder(width: int, micro: int) -> list[Case]:
+def ladder(width: int, micro: int, *, compiled: bool = False) -> list[Case]:
     """All cases.
 
     Args:
         width: of narrow rollouts, below the samples of an update, where slots matter.
         micro: samples per forward of teacher and student at the queried state; 0 for all.
+        compiled: whether there are cases with compiled blocks.
     """
     ideas = {
         "early stop": {"early_stop": True},
@@ -209,5 +223,11 @@ def ladder(width: int, micro: int) -> list[Case]:
         Case("guided student", "in one forward", Recipe(one_forward=True), "published, guided", scale),
         Case("guided student", "all together, guided", recipe, "published, guided", scale),
     ]
+    if compiled:
+        blocks = replace(recipe, compiled=True)
+        cases += [
+            Case("compiled", "blocks compiled", blocks, "all together"),
+            Case("compiled", "blocks compiled, against published", blocks, published),
+        ]
     first_narrow = next(case.name for case in cases if case.group == "slots")
     return [replace(case, against=first_narrow) if case.against == "slots" else case for case in cases]

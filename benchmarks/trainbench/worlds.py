@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -23,11 +24,12 @@ from danceopd.families.lora import (
     load_adapter,
     rest_on,
 )
-from danceopd.families.pretrained import Predict
+from danceopd.families.predict import Predict
 from danceopd.families.sd3 import StableDiffusion3
 from danceopd.flow import AdapterField, Condition, ModelField, QueryLaw, SigmaGrid, VelocityField, draw_noise
 from danceopd.shapesworld import ShapesWorldFamily
 from danceopd.training import Plan
+from danceopd.training.compiling import compile_blocks
 
 TEACHERS = ("base", "style", "guided")
 """The plain base, a LoRA on it, and the base under guidance: of one route each."""
@@ -100,10 +102,17 @@ class World:
     def __post_init__(self) -> None:
         self.device = next(self.base.parameters()).device
         layers = choose_layers(self.base, self.targets)
-        style, student = (random_lora(self.base, layers, self.rank, seed) for seed in (1, 2))
+        self._loras = style, student = [random_lora(self.base, layers, self.rank, seed) for seed in (1, 2)]
         self.copied = self._copied(style, student)
         self.shared = self._shared(style, student)
         self.cache = [self.encode(row, with_empty=True) for row in range(ROWS)]
+
+    @cached_property
+    def compiled(self) -> Fields:
+        """Those of `shared`, on a model whose repeated blocks are compiled when they are first called."""
+        fields = self._shared(*self._loras)
+        compile_blocks([fields.student])
+        return fields
 
     def encode(self, row: int, *, with_empty: bool) -> Condition:
         """The condition of one prompt, and of the empty one if asked for."""

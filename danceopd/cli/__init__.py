@@ -14,6 +14,7 @@ import typer
 
 from danceopd.cli import check, demo, evaluate, export, info, report, sample, train
 from danceopd.cli.errors import OneSentenceErrors
+from danceopd.cli.quiet import quiet_imports
 from danceopd.cli.settings_help import WithSettings
 
 __all__ = ["app", "main"]
@@ -35,6 +36,8 @@ def _danceopd(
     ] = False,
 ) -> None:
     """Distil several frozen flow-matching experts into one student, on its own trajectories."""
+    if not debug:
+        quiet_imports()
 
 
 # In the order of the help.

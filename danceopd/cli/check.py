@@ -9,6 +9,8 @@ import typer
 
 from danceopd.cli.opening import open_run
 from danceopd.cli.options import Config, Overrides
+from danceopd.cli.steps import tell_nothing, tell_step
+from danceopd.signals import stopping_at_once
 
 
 def check(
@@ -32,14 +34,11 @@ def check(
 
     if out is not None and not samples:
         raise ValueError(f"--out {out} is for the samples, but --no-samples draws none: drop one of them.")
-    run, family = open_run(config, overrides)
-    folder = (out or Path(run.output_dir) / "check") if samples else None
-
-    def tell(step: str, line: str) -> None:
-        if not as_json:
-            typer.echo(f"✓ {step:10} {line}")
-
-    report = check_run(run, family=family, samples=folder, tell=tell).report
+    with stopping_at_once("the check was stopped, and has written nothing."):
+        run, family = open_run(config, overrides)
+        folder = (out or Path(run.output_dir) / "check") if samples else None
+        tell = tell_nothing if as_json else tell_step
+        report = check_run(run, family=family, samples=folder, tell=tell).report
     if as_json:
         typer.echo(report.to_json())
     for warning in report.warnings:

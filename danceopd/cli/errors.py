@@ -19,7 +19,7 @@ class OneSentenceErrors(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            number = getattr(interrupt, "number", None)  # of `danceopd.training.interrupt.Interrupted`
+            number = getattr(interrupt, "number", None)  # of `danceopd.signals.Interrupted`
             if number is None:
                 raise
             typer.echo(f"danceopd: {interrupt}", err=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from danceopd.cli.opening import open_run
 from danceopd.cli.options import Config, Overrides
+from danceopd.signals import stopping_at_once
+
+if TYPE_CHECKING:
+    from danceopd.training import DanceOPDTrainer, RunConfig
 
 
 def train(
@@ -33,24 +37,13 @@ def train(
     Ctrl-C (or SIGTERM) finishes the update at hand, saves a checkpoint and ends. On several GPUs:
     torchrun --nproc-per-node 8 -m danceopd train CONFIG; batch_size counts for each of them.
     """
-    from danceopd.training import DanceOPDTrainer, check_run
-
     if resume_from is not None and not resume:
         raise ValueError(
             f"--no-resume insists on a new run, but --resume-from {resume_from} continues one: "
             "drop one of them."
         )
-    run, family = open_run(config, overrides)
-    if check:
-        # Where it would continue is for the training itself to find out, under its lock.
-        report, trainer = check_run(run, family=family, resume=None)
-        if trainer.ranks.is_first:
-            for warning in report.warnings:
-                typer.echo(f"danceopd: {warning}", err=True)
-        if run.progress and trainer.ranks.is_first:
-            typer.echo(report.estimate.line(), err=True)
-    else:
-        trainer = DanceOPDTrainer(family=family, teachers=run.teachers, routes=run.routes, config=run)
+    with stopping_at_once("stopped before training began; nothing was trained or written."):
+        run, trainer = _prepare(config, overrides, check=check)
     result = trainer.train(resume=resume_from or resume)
     if result.stopped_by is not None:
         again = shlex.join(
@@ -65,6 +58,23 @@ def train(
         raise typer.Exit(128 + result.stopped_by)
     if trainer.ranks.is_first:
         typer.echo(f"{result.step} updates done; the student is in {result.exported}", err=True)
+
+
+def _prepare(config: Path, overrides: list[str] | None, *, check: bool) -> tuple[RunConfig, DanceOPDTrainer]:
+    """The run as it was asked for, and what trains it; checked if so asked."""
+    from danceopd.training import DanceOPDTrainer, check_run
+
+    run, family = open_run(config, overrides)
+    if not check:
+        return run, DanceOPDTrainer(family=family, teachers=run.teachers, routes=run.routes, config=run)
+    # Where it would continue is for the training itself to find out, under its lock.
+    report, trainer = check_run(run, family=family, resume=None)
+    if trainer.ranks.is_first:
+        for warning in report.warnings:
+            typer.echo(f"danceopd: {warning}", err=True)
+        if run.progress:
+            typer.echo(", ".join(report.estimate.lines()), err=True)
+    return run, trainer
 
 
 def _names(checkpoint: Path | None, step: int) -> bool:

@@ -6,9 +6,12 @@ from danceopd.data.buckets import buckets, nearest_bucket
 from danceopd.data.cache import TensorCache
 from danceopd.data.check import check_masks, check_rows, check_targets
 from danceopd.data.content import ImageContent, RowContent, row_content, rows_fingerprint
-from danceopd.data.errors import DataError
+from danceopd.data.errors import DataError, listed
+from danceopd.data.images import image_size, load_image
 from danceopd.data.keys import content_key, weight_files, weights_fingerprint
 from danceopd.data.rows import Rows, load_rows
+from danceopd.data.sheets import read_sheet
+from danceopd.data.splits import open_split
 
 __all__ = [
     "DataError",
@@ -21,8 +24,13 @@ __all__ = [
     "check_rows",
     "check_targets",
     "content_key",
+    "image_size",
+    "listed",
+    "load_image",
     "load_rows",
     "nearest_bucket",
+    "open_split",
+    "read_sheet",
     "row_content",
     "rows_fingerprint",
     "weight_files",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePath
+from typing import Final
 
-_LONGEST = 160  # characters; enough for a path
+_LONGEST: Final = 160  # characters; enough for a path
+_MOST: Final = 20
 
 
 class DataError(ValueError):
@@ -15,3 +18,9 @@ def shown(value: object) -> str:
     """A value as a message quotes it: on one line, and cut where it is long."""
     text = repr(str(value) if isinstance(value, PurePath) else value)
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+
+
+def listed(items: Sequence[str]) -> str:
+    """A list as a message quotes it, cut after 20 items with a count of the others."""
+    more = len(items) - _MOST
+    return "; ".join(items[:_MOST]) + (f"; and {more} more" if more > 0 else "")

@@ -75,6 +75,25 @@ def read_dataset(dataset: Any, name: str = "the dataset", folder: Path | None = 
     return DatasetTable(dataset.with_format(None), name, folder or Path())
 
 
+def read_arrow(path: Path, name: str) -> DatasetTable:
+    """Open one of the files that `Dataset.save_to_disk` wrote; images stay as they are encoded.
+
+    Raises:
+        DataError: it is damaged.
+        ImportError: datasets is not installed.
+    """
+    datasets = _package(path)
+    try:
+        dataset = datasets.Dataset.from_file(str(path))
+        for column, feature in dataset.features.items():
+            if isinstance(feature, datasets.Image):
+                dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    except Exception as error:  # as below
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DataError(f"'{path}' cannot be read as Arrow ({reason}): restore it.") from None
+    return read_dataset(dataset, name, path.parent)
+
+
 def read_saved_dataset(folder: Path, name: str) -> DatasetTable:
     """Open a folder that `Dataset.save_to_disk` wrote; of several splits, that of the one split is meant.
 
@@ -82,12 +101,7 @@ def read_saved_dataset(folder: Path, name: str) -> DatasetTable:
         DataError: it is damaged, or holds several splits.
         ImportError: datasets is not installed.
     """
-    try:
-        import datasets
-    except ModuleNotFoundError:
-        raise ImportError(
-            f"'{folder}' needs the package datasets, which is not installed: pip install \"danceopd[data]\"."
-        ) from None
+    datasets = _package(folder)
     try:
         dataset = datasets.load_from_disk(str(folder))
     except Exception as error:  # Arrow's, JSON's and the package's own, with no common base
@@ -97,3 +111,13 @@ def read_saved_dataset(folder: Path, name: str) -> DatasetTable:
         splits = " or ".join(f"'{folder / split}'" for split in dataset)
         raise DataError(f"'{folder}' holds {len(dataset)} splits: give the folder of one, {splits}.")
     return read_dataset(dataset, name, folder)
+
+
+def _package(path: Path) -> Any:
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise ImportError(
+            f"'{path}' needs the package datasets, which is not installed: pip install \"danceopd[data]\"."
+        ) from None
+    return datasets

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from danceopd.data.content import ImageContent
@@ -58,6 +58,25 @@ def load_image(value: Any, folder: Path, what: str) -> LoadedImage:
         DataError: it is missing, damaged, no image, or larger than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     return _load(value, folder, what, _as_rgb)
+
+
+def image_size(path: Path, what: str) -> tuple[int, int]:
+    """Height and width of an image as `load_image` gives it, from the file's first bytes.
+
+    Raises:
+        DataError: it is not there or no image; one that is damaged further on is not noticed.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except UnidentifiedImageError:
+        raise DataError(f"{what} ({shown(path)}) is not an image that can be read: {_CURE}.") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        raise DataError(f"{what} ({shown(path)}) cannot be read ({_reason(error)}): {_CURE}.") from None
+    return (width, height) if turned else (height, width)
 
 
 def load_mask(value: Any, folder: Path, what: str) -> LoadedImage:

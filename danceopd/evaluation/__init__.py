@@ -10,5 +10,20 @@ from danceopd.evaluation.base import (
     Metric,
     MetricInfo,
 )
+from danceopd.evaluation.benchmarks import BENCHMARKS, open_benchmark
+from danceopd.evaluation.generate import Generated, generate
 
-__all__ = ["Benchmark", "Capability", "Case", "Judge", "JudgeError", "Measured", "Metric", "MetricInfo"]
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "Capability",
+    "Case",
+    "Generated",
+    "Judge",
+    "JudgeError",
+    "Measured",
+    "Metric",
+    "MetricInfo",
+    "generate",
+    "open_benchmark",
+]

@@ -12,8 +12,10 @@ from danceopd.families.base import (
     Examples,
     Family,
     Footprint,
+    Place,
     Prepared,
     RowsOfShape,
+    Shardable,
     Student,
 )
 from danceopd.families.config import StudentConfig, Teacher
@@ -25,8 +27,10 @@ __all__ = [
     "Examples",
     "Family",
     "Footprint",
+    "Place",
     "Prepared",
     "RowsOfShape",
+    "Shardable",
     "Student",
     "StudentConfig",
     "Teacher",
@@ -67,11 +71,11 @@ def load_family(
                 f"resolution={resolution} cannot be set for ShapesWorld, which has one size: drop it."
             )
         return ShapesWorldFamily(dtype=dtype, device=device)
-    from danceopd.families.checkpoint import Checkpoint
+    from danceopd.families.checkpoint import ModelCheckpoint
     from danceopd.families.pretrained import PretrainedFamily
     from danceopd.families.registry import conventions_of
 
-    checkpoint = Checkpoint(path_or_name)
+    checkpoint = ModelCheckpoint(path_or_name)
     return PretrainedFamily(
         checkpoint, conventions_of(checkpoint), dtype=dtype, device=device, resolution=resolution or 1024
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -258,4 +259,26 @@ class Family(Protocol):
 
     def release_encoders(self) -> None:
         """Free what `encode` and `decode` have loaded; they load it again where it is needed."""
+        ...
+
+
+Place = Callable[[nn.Module, Sequence[nn.Module]], None]
+"""``place(model, blocks)`` brings a frozen model to the device; `blocks`, modules of it, hold most of its
+weights, in the order in which every forward runs the ones that it needs."""
+
+
+@runtime_checkable
+class Shardable(Protocol):
+    """A family whose frozen models may be spread over processes: none of them then holds a whole one.
+
+    Its models are called as modules, ``model(...)``, and adapters on them have ``.lora_`` in the names of
+    their parameters.
+    """
+
+    def placed_by(self, place: Place) -> AbstractContextManager[None]:
+        """Within the block frozen models stay on the CPU; at its end `place` is given each of them.
+
+        Raises:
+            ValueError: a frozen model is on the device already.
+        """
         ...

@@ -14,7 +14,7 @@ from torch import nn
 _INDEX = "model_index.json"
 
 
-class Checkpoint:
+class ModelCheckpoint:
     """A folder in diffusers' layout, or a repository of the Hugging Face Hub that holds one.
 
     Opening it reads the index only. Weights are fetched and read when they are asked for, from safetensors

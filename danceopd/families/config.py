@@ -75,7 +75,7 @@ class Teacher:
         return self
 
 
-def _start(value: object) -> object:
+def _init_value(value: object) -> object:
     if isinstance(value, str) and value:
         return value
     if isinstance(value, Mapping) and value and all(map(_is_factor, value.values())):
@@ -92,18 +92,18 @@ def _is_factor(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-Start = Annotated[str | dict[str, float], PlainValidator(_start)]
+Init = Annotated[str | dict[str, float], PlainValidator(_init_value)]
 
 
 @settings
 class StudentConfig:
     """What is trained, and where it starts."""
 
-    init: Start = Field(
+    init: Init = Field(
         default="base",
         description="Start of the student: 'base', or a checkpoint or LoRA (path or known name; but for "
-        "ShapesWorld also the name of a teacher that has one); or several with factors, whose differences "
-        "from the base are added to it: {local: 1.0, global: 0.5}.",
+        "ShapesWorld also the name of a teacher that has one, whose guidance is left out); or several with "
+        "factors, whose differences from the base are added to it: {local: 1.0, global: 0.5}.",
     )
     kind: Literal["auto", "full", "lora"] = Field(
         default="auto",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from danceopd import ops
 from danceopd.data import buckets
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conditions import Encoded, PromptRow
 from danceopd.families.lora import Lora
 from danceopd.flow import SigmaGrid
@@ -50,7 +50,7 @@ class Conventions(ABC):
     scales_up: bool = False
     comfyui_prefix: ClassVar[str] = "diffusion_model."
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: ModelCheckpoint) -> None:
         self.pipeline_name = checkpoint.pipeline_name
         self.transformer_config = checkpoint.config("transformer")
         self.vae_config = checkpoint.config("vae")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from danceopd.data import RowContent, TensorCache, content_key, row_content, weights_fingerprint
 from danceopd.families.base import Example, Examples
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conditions import Encoded, PromptRow
 from danceopd.families.conventions import Conventions
 from danceopd.families.encoded import MASK, TARGET, EncodedRows, Entry
@@ -37,7 +37,7 @@ class Encoder:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: ModelCheckpoint,
         conventions: Conventions,
         dtype: torch.dtype,
         device: torch.device,

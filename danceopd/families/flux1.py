@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conditions import Encoded, PromptRow, stack, stack_sources
 from danceopd.families.conventions import Conventions, decode_shifted, encode_shifted, pack, pixels, unpack
 from danceopd.families.shift import dynamic_shift, even_sigmas
@@ -40,7 +40,7 @@ class Flux1(Conventions):
     # With it ComfyUI knows diffusers' names of FLUX.1; its own prefix is for the makers' names there.
     comfyui_prefix = "transformer."
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: ModelCheckpoint) -> None:
         super().__init__(checkpoint)
         self.scales_up = self.pipeline_name == "FluxKontextPipeline"
         self.max_sources = int(self.scales_up)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from danceopd.data import weight_files
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.lora_files import ADAPTER_CONFIG, find_lora
 from danceopd.families.students import find_transformer, is_transformer
@@ -14,7 +14,9 @@ from danceopd.families.students import find_transformer, is_transformer
 Files = dict[str, Path]
 
 
-def files_of(checkpoint: Checkpoint, model: Teacher | StudentConfig, teachers: Sequence[Teacher]) -> Files:
+def files_of(
+    checkpoint: ModelCheckpoint, model: Teacher | StudentConfig, teachers: Sequence[Teacher]
+) -> Files:
     """See `danceopd.families.Family.files`.
 
     Args:
@@ -41,7 +43,7 @@ def files_of(checkpoint: Checkpoint, model: Teacher | StudentConfig, teachers: S
     return found
 
 
-def _of_base(checkpoint: Checkpoint, components: Iterable[str]) -> Files:
+def _of_base(checkpoint: ModelCheckpoint, components: Iterable[str]) -> Files:
     return {
         f"{component}/{name}": path
         for component in components

@@ -58,6 +58,21 @@ def _copied_to(model: nn.Module, device: torch.device) -> Iterator[None]:
             setattr(part, name, value)
 
 
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The modules that diffusers' model names as not to be split, in the order in which it defines them.
+
+    Raises:
+        ValueError: it names none.
+    """
+    names: Sequence[str] = getattr(model, "_no_split_modules", None) or ()
+    blocks = [module for module in model.modules() if type(module).__name__ in names]
+    if not blocks:
+        raise ValueError(
+            f"{type(model).__name__} has no blocks to spread over processes: set sharding to 'none'."
+        )
+    return blocks
+
+
 def hold_pinned(model: nn.Module) -> None:
     """Move weights into memory from which a GPU reads several times as fast; needs one.
 

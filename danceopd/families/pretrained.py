@@ -6,8 +6,8 @@ What differs from one family to the next is in its `Conventions`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.data import RowContent, Rows, check_rows, check_targets, load_rows, nearest_bucket
-from danceopd.families.base import Example, Examples, Footprint, RowsOfShape, Student
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.base import Example, Examples, Footprint, Place, RowsOfShape, Student
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conditions import RowsCondition
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.conventions import Conventions
@@ -28,47 +28,18 @@ from danceopd.families.encoding import Encoder
 from danceopd.families.lora import Lora, choose_layers, is_factor, linear_layers, load_adapter, rest_on
 from danceopd.families.lora_files import read_lora
 from danceopd.families.model_files import files_of
-from danceopd.families.placement import OffloadedField, hold_in_int8, hold_pinned
+from danceopd.families.placement import OffloadedField, blocks_of, hold_in_int8, hold_pinned
+from danceopd.families.predict import Predict
 from danceopd.families.students import (
-    Start,
-    find_start,
+    StudentStart,
+    find_student_start,
     full_student,
     lora_student,
     other_transformer,
 )
-from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField, upload
+from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 
 STUDENT = "student"
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Calls a transformer under the sigma contract, one forward per layout of rows; see
-    `danceopd.flow.Predict`.
-
-    Args:
-        conventions: the family's.
-        dtype: of the model's inputs.
-        guidance: the guidance vector's value, None where the model takes none.
-    """
-
-    conventions: Conventions
-    dtype: torch.dtype
-    guidance: float | None
-
-    def __call__(self, model: nn.Module, sample: Tensor, sigma: Tensor, condition: RowsCondition) -> Tensor:
-        """Velocity [B, C, h, w] in the model's dtype."""
-        sample = sample.to(self.dtype)
-        groups = list(condition.groups(self.conventions.layout))
-        if len(groups) == 1:
-            return self.conventions.velocity(model, sample, sigma, condition.rows, self.guidance)
-        parts = []
-        for rows in groups:
-            there = upload(rows, sample.device)
-            alike = condition.take(rows).rows
-            parts.append(self.conventions.velocity(model, sample[there], sigma[there], alike, self.guidance))
-        back = upload(torch.argsort(torch.cat(groups)), sample.device)
-        return torch.cat(parts)[back]
 
 
 class PretrainedFamily:
@@ -88,7 +59,7 @@ class PretrainedFamily:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: ModelCheckpoint,
         conventions: Conventions,
         *,
         dtype: torch.dtype = torch.float32,
@@ -111,6 +82,7 @@ class PretrainedFamily:
         self._encoder = Encoder(checkpoint, conventions, dtype, self.device, sizes=self._sizes)
         self._base: nn.Module | None = None
         self._placed: list[nn.Module] = []
+        self._waiting: list[nn.Module] | None = None
         self._others: dict[tuple[Path, bool, str | None], nn.Module] = {}
         self._fields: dict[Teacher, VelocityField] = {}
         self._adapter_numbers = count()
@@ -280,7 +252,7 @@ class PretrainedFamily:
         Raises:
             ValueError: `init` names what is not there, or cannot be the start of such a student.
         """
-        return self._student(config, find_start(config, teachers, self._read_lora))
+        return self._student(config, find_student_start(config, teachers, self._read_lora))
 
     def restored_student(self, config: StudentConfig, trained: Mapping[str, Tensor]) -> Student:
         """A student for weights that are trained already, on the layers that these name.
@@ -288,9 +260,9 @@ class PretrainedFamily:
         The start went into what is trained, a LoRA's into the factors, so that its files are not needed.
         """
         adapted = (name.partition(".lora_")[0] for name in trained if is_factor(name, STUDENT))
-        return self._student(config, Start(layers=tuple(dict.fromkeys(adapted))))
+        return self._student(config, StudentStart(layers=tuple(dict.fromkeys(adapted))))
 
-    def _student(self, config: StudentConfig, start: Start) -> Student:
+    def _student(self, config: StudentConfig, start: StudentStart) -> Student:
         predict = self._predict(config.guidance_vector, "student")
         config = config.settled("lora")
         if config.kind == "full":
@@ -384,7 +356,23 @@ class PretrainedFamily:
             self._others[key] = model if teacher.offload else self._place(model)
         return self._others[key]
 
+    @contextmanager
+    def placed_by(self, place: Place) -> Iterator[None]:
+        """Have `place` bring models to the device, see `danceopd.families.Shardable`."""
+        if self._base is not None:
+            raise ValueError("this family's base is on its device already: load the family again.")
+        self._waiting = []
+        try:
+            yield
+            for model in self._waiting:
+                place(model, blocks_of(model))
+        finally:
+            self._waiting = None
+
     def _place(self, model: nn.Module) -> nn.Module:
+        if self._waiting is not None:
+            self._waiting.append(model)
+            return model
         _move(model, self.device)
         self._placed.append(model)
         return model

@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from danceopd import ops
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conditions import Encoded, PromptRow, stack_sources
 from danceopd.families.conventions import Conventions, pack, pixels, unpack
 from danceopd.families.shift import dynamic_shift, even_sigmas
@@ -46,7 +46,7 @@ class QwenImage(Conventions):
     )  # fmt: skip
     negative_prompt = " "  # as in the published examples; the pipelines have no default
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: ModelCheckpoint) -> None:
         super().__init__(checkpoint)
         self.max_sources = _SOURCES[self.pipeline_name]
         self.scales_up = self.max_sources > 0

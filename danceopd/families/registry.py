@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conventions import Conventions
 from danceopd.families.flux1 import Flux1
 from danceopd.families.flux2 import Flux2
@@ -30,7 +30,7 @@ def register(conventions: type[Conventions]) -> type[Conventions]:
     return conventions
 
 
-def conventions_of(checkpoint: Checkpoint) -> Conventions:
+def conventions_of(checkpoint: ModelCheckpoint) -> Conventions:
     """The conventions of a checkpoint's family.
 
     Raises:

@@ -14,14 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conditions import PromptRow
 from danceopd.families.lora import linear_layers, load_adapter
 from danceopd.families.lora_files import read_lora
 from danceopd.families.registry import conventions_of
 
 
-def load_export(checkpoint: Checkpoint, folder: Path, format: str, dtype: torch.dtype) -> nn.Module:
+def load_export(checkpoint: ModelCheckpoint, folder: Path, format: str, dtype: torch.dtype) -> nn.Module:
     """The checkpoint's transformer with the export in it, loaded by the library that the format is for."""
     if format == "diffusers":
         names = [name for name, kind in checkpoint.index.items() if isinstance(kind, list)]
@@ -52,7 +52,7 @@ def main(question: str, answer: str) -> None:
         about = file.metadata()
         inputs = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     checkpoint, device, dtype = (
-        Checkpoint(about["checkpoint"]),
+        ModelCheckpoint(about["checkpoint"]),
         about["device"],
         getattr(torch, about["dtype"]),
     )

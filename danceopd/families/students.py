@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from danceopd.families.checkpoint import Checkpoint, is_repository
+from danceopd.families.checkpoint import ModelCheckpoint, is_repository
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.families.lora import (
     Factors,
@@ -27,7 +27,7 @@ from danceopd.families.lora import (
     is_factor,
     set_factors,
 )
-from danceopd.files import write_tensors
+from danceopd.files import keeping_mode, write_tensors
 from danceopd.methods import add_differences
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -36,7 +36,7 @@ Export = Callable[[Path, Mapping[str, Tensor]], Path]
 
 
 @dataclass(frozen=True)
-class Start:
+class StudentStart:
     """Where a student starts: the base plus these differences from it, each times its factor.
 
     Attributes:
@@ -51,9 +51,9 @@ class Start:
     layers: tuple[str, ...] = ()
 
 
-def find_start(
+def find_student_start(
     config: StudentConfig, teachers: Sequence[Teacher], read_lora: Callable[[str, str | None], Lora]
-) -> Start:
+) -> StudentStart:
     """What `config.init` names: teachers by their names, else full weights and adapters by their paths.
 
     Args:
@@ -66,7 +66,7 @@ def find_start(
     """
     names = {config.init: 1.0} if isinstance(config.init, str) else config.init
     known = {teacher.name: teacher for teacher in teachers}
-    start = Start()
+    start = StudentStart()
     for name, factor in names.items():
         if name == "base":  # whatever a teacher is called
             continue
@@ -104,7 +104,7 @@ def lora_student(
     model: nn.Module,
     adapter: str,
     config: StudentConfig,
-    start: Start,
+    start: StudentStart,
     targets: Sequence[str],
     pipeline_class: Any,
 ) -> Export:
@@ -138,19 +138,22 @@ def lora_student(
         }
         # The class writes what it reads itself, alpha included: without it, alpha would come back as the
         # rank.
-        pipeline_class.save_lora_weights(
-            directory,
-            transformer_lora_layers=tensors,
-            transformer_lora_adapter_metadata=about,
-            weight_name=LORA_FILE,
-        )
+        with keeping_mode(directory / LORA_FILE):
+            pipeline_class.save_lora_weights(
+                directory,
+                transformer_lora_layers=tensors,
+                transformer_lora_adapter_metadata=about,
+                weight_name=LORA_FILE,
+            )
         return directory / LORA_FILE
 
     about = {"r": config.rank, "lora_alpha": alpha, "target_modules": layers}
     return export
 
 
-def _layers_of(model: nn.Module, config: StudentConfig, start: Start, targets: Sequence[str]) -> list[str]:
+def _layers_of(
+    model: nn.Module, config: StudentConfig, start: StudentStart, targets: Sequence[str]
+) -> list[str]:
     layers = choose_layers(model, targets)
     started = [layer for lora, _ in start.loras for layer in lora]
     if config.targets is not None and (left := sorted(set(started) - set(layers))):
@@ -174,7 +177,7 @@ def _fill(model: nn.Module, adapter: str, loras: list[tuple[Lora, float]], rank:
     set_factors(model, adapter, filled)
 
 
-def full_student(model: nn.Module, start: Start, full_model: Callable[[str], nn.Module]) -> Export:
+def full_student(model: nn.Module, start: StudentStart, full_model: Callable[[str], nn.Module]) -> Export:
     """Put the start into a model of the student's own, on the CPU, and say how it is exported.
 
     Raises:
@@ -212,7 +215,7 @@ def is_transformer(path: str) -> bool:
     return _transformer_folder(Path(path)) is not None
 
 
-def other_transformer(checkpoint: Checkpoint, path: str, dtype: torch.dtype) -> nn.Module:
+def other_transformer(checkpoint: ModelCheckpoint, path: str, dtype: torch.dtype) -> nn.Module:
     """A frozen transformer of the checkpoint's architecture with other full weights, on the CPU.
 
     Args:
@@ -258,7 +261,7 @@ def find_transformer(path: str) -> Path:
     """
     place = Path(path)
     if is_repository(path) and not place.exists():
-        place = Checkpoint(path).folder
+        place = ModelCheckpoint(path).folder
     folder = _transformer_folder(place)
     if folder is None and (place.suffix != ".safetensors" or not place.is_file()):
         raise ValueError(
@@ -275,7 +278,7 @@ def _transformer_folder(path: Path) -> Path | None:
     return None
 
 
-def _check_same_class(checkpoint: Checkpoint, folder: Path, path: str) -> None:
+def _check_same_class(checkpoint: ModelCheckpoint, folder: Path, path: str) -> None:
     """Looked at before any weight is read: another class would be made at its full default size."""
     kind = checkpoint.index["transformer"][1]
     try:
@@ -291,7 +294,7 @@ def _check_same_class(checkpoint: Checkpoint, folder: Path, path: str) -> None:
         )
 
 
-def _check_same_architecture(checkpoint: Checkpoint, model: nn.Module, path: str) -> None:
+def _check_same_architecture(checkpoint: ModelCheckpoint, model: nn.Module, path: str) -> None:
     here, there = checkpoint.config("transformer"), dict(model.config)  # type: ignore[arg-type]
     for key in sorted(here):
         # Names and versions of files may differ; what is built from the rest may not.

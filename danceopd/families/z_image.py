@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conditions import Encoded, PromptRow
 from danceopd.families.conventions import Conventions, decode_shifted, encode_shifted
 from danceopd.families.shift import dynamic_shift
@@ -31,7 +31,7 @@ class ZImage(Conventions):
     pipelines = ("ZImagePipeline", "ZImageOmniPipeline")
     targets = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: ModelCheckpoint) -> None:
         super().__init__(checkpoint)
         self._is_omni = self.pipeline_name == "ZImageOmniPipeline"
         self.max_sources = 10 if self._is_omni else 0

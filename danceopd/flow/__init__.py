@@ -10,7 +10,9 @@ from danceopd.flow.conditions import Condition
 from danceopd.flow.fields import GuidedField, MixtureField, ModelField, Predict, VelocityField
 from danceopd.flow.forwards import Forward, plan_forwards
 from danceopd.flow.noise import draw_noise
+from danceopd.flow.parts import models_of, parts_of
 from danceopd.flow.query import QUERY_LAWS, QueryLaw
+from danceopd.flow.replay import Replayed, replayed
 from danceopd.flow.rollout import Rollout, Solver, rollout
 from danceopd.flow.routing import route_probabilities, routed_velocity
 from danceopd.flow.sigmas import SigmaGrid, shift_sigma
@@ -27,13 +29,17 @@ __all__ = [
     "ModelField",
     "Predict",
     "QueryLaw",
+    "Replayed",
     "Rollout",
     "SigmaGrid",
     "Solver",
     "Trajectory",
     "VelocityField",
     "draw_noise",
+    "models_of",
+    "parts_of",
     "plan_forwards",
+    "replayed",
     "rollout",
     "route_probabilities",
     "routed_velocity",

@@ -86,8 +86,8 @@ class Method(Protocol):
     """The law of the queried state where a config gives none; None where there is no choice."""
 
     @property
-    def group_size(self) -> int:
-        """Samples in a row that share prompt and route, and differ in their noise."""
+    def group_size(self) -> int | None:
+        """Samples in a row that share prompt and route, and differ in their noise; None until a run says."""
         ...
 
     @property

@@ -6,7 +6,9 @@ the reward of the step, and PPO's clipped ratio raises the probability of the be
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from dataclasses import replace
+from typing import ClassVar, Final
 
 import torch
 from pydantic import Field, model_validator
@@ -24,6 +26,8 @@ from danceopd.flow import (
 from danceopd.methods.base import Batch, Limits, Teachers, UpdateResult
 from danceopd.methods.matching import micro_batches
 from danceopd.settings import Integer, Number, Text, settings
+
+_GROUP_SIZE: Final = 16
 
 
 @settings
@@ -43,7 +47,13 @@ class FlowOPD:
     rolls_out: ClassVar[bool] = True
     default_query: ClassVar[str | None] = None
 
-    group_size: Integer = Field(default=16, ge=1, le=4096, description="Rollouts of each prompt.")
+    group_size: Integer | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Rollouts of each prompt; when not given 16, or what divides both 16 and the samples of "
+        "an update.",
+    )
     noise_level: Number = Field(default=0.7, gt=0.0, le=10.0, description="Eta, the noise of a step.")
     clip_range: Number = Field(
         default=1e-4,
@@ -64,6 +74,12 @@ class FlowOPD:
         if self.anchor is None and self.anchor_weight is not None:
             raise ValueError(f"anchor_weight={self.anchor_weight} has no anchor to weigh: name one.")
         return self
+
+    def grouped(self, samples: int) -> FlowOPD:
+        """The same with its `group_size` settled for updates of `samples` samples in a process."""
+        if self.group_size is not None:
+            return self
+        return replace(self, group_size=math.gcd(_GROUP_SIZE, samples))
 
     @property
     def other_teachers(self) -> tuple[str, ...]:

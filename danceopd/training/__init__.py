@@ -5,7 +5,7 @@ from danceopd.settings import ConfigError
 from danceopd.training.callbacks import Callback
 from danceopd.training.check import CheckedRun, CheckReport, check_run
 from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
-from danceopd.training.config import QuerySettings, Route, RunConfig, TrainConfig, ValidationSettings
+from danceopd.training.config import Route, RunConfig, TrainConfig, ValidationSettings
 from danceopd.training.config_file import load_run_config, write_config
 from danceopd.training.distributed import Ranks
 from danceopd.training.errors import (
@@ -18,6 +18,7 @@ from danceopd.training.errors import (
 from danceopd.training.loading import LoadedStudent, load_student
 from danceopd.training.metrics import read_metrics
 from danceopd.training.plan import Plan, SlotPlan
+from danceopd.training.query import QuerySettings
 from danceopd.training.report import write_run_report
 from danceopd.training.result import TrainResult
 from danceopd.training.trainer import DanceOPDTrainer

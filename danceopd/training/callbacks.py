@@ -29,6 +29,7 @@ class Trainer(Protocol):
         route_names: what metrics call the routes.
         data: the rows of each route.
         prepared: the same, encoded.
+        made_of: content of its files and rows, and versions, see `danceopd.training.provenance`.
         asked: the teachers that some route asks.
         teachers: their fields, in this order.
         field: the student under its guidance scale.
@@ -45,6 +46,7 @@ class Trainer(Protocol):
     route_names: list[str]
     data: list[Examples]
     prepared: Sequence[Prepared]
+    made_of: Mapping[str, Any]
     asked: list[Teacher]
     teachers: list[VelocityField]
     field: VelocityField

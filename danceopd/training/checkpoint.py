@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from danceopd.files import sha256_of
+from danceopd.files import keeping_mode, sha256_of
 from danceopd.training.errors import CheckpointError, DamagedCheckpointError
 
 FORMAT = 1
@@ -68,9 +68,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         for part, tensors in parts.items():
             if tensors is not None:
                 path = partial / f"{part}.safetensors"
-                save_file(
-                    {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path
-                )
+                with keeping_mode(path):
+                    save_file(
+                        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path
+                    )
                 digests[path.name] = sha256_of(path)
                 _flush(path)
         state = {

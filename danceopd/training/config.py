@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, TypeAdapter, model_validator
+import torch
+from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter, model_validator
 
-from danceopd.families import StudentConfig, Teacher
+from danceopd.families import Family, StudentConfig, Teacher
 from danceopd.flow import QUERY_LAWS, QueryLaw, Solver
-from danceopd.methods import METHODS, DanceOPD, Method, make_method
+from danceopd.methods import METHODS, DanceOPD, FlowOPD, Method, make_method
 from danceopd.settings import ConfigError, Flag, Integer, Number, Shown, Text, nearest, settings
-
-_LOW: Final = QUERY_LAWS["low"]
+from danceopd.training.query import Query
 
 
 def _folder(value: object) -> str | Path:
@@ -67,67 +67,6 @@ class Route:
     )
 
 
-@settings
-class QuerySettings:
-    """Which rollout state is queried: number floor(N * u) of N, u ~ Beta(alpha, beta), 0 being pure noise.
-
-    A config may give the name of one of `danceopd.flow.QUERY_LAWS` instead, such as ``query: middle``.
-    """
-
-    alpha: Number = Field(
-        default=_LOW.alpha, gt=0.0, le=1e4, description="First parameter of the Beta law; larger: less noise."
-    )
-    beta: Number = Field(
-        default=_LOW.beta, gt=0.0, le=1e4, description="Second parameter of the Beta law; larger: more noise."
-    )
-    index: Integer | None = Field(
-        default=None, ge=0, description="Query this state always, in place of the Beta law."
-    )
-    over: Literal["index", "sigma"] = Field(
-        default="index",
-        description="What u is a share of: the rollout's steps, or the way in sigma from noise to clean, "
-        "which prefers the same noise levels whatever the number of steps and the shift.",
-    )
-    stratified: Flag = Field(
-        default=False, description="Spread the queries of each update evenly over their law."
-    )
-
-    @model_validator(mode="after")
-    def _one_law(self) -> QuerySettings:
-        if self.index is not None and (self.stratified or self.over != "index"):
-            key = "stratified" if self.stratified else "over"
-            raise ValueError(f"query.{key} is of no use to one fixed state, index={self.index}: drop one.")
-        if self.index is not None and (self.alpha, self.beta) != (_LOW.alpha, _LOW.beta):
-            raise ValueError(
-                f"query.index={self.index} takes the place of a Beta law, but alpha={self.alpha} and "
-                f"beta={self.beta} give one: drop the index, or these."
-            )
-        return self
-
-    @property
-    def law(self) -> QueryLaw:
-        """The law that these numbers describe."""
-        return QueryLaw(self.alpha, self.beta, self.index, self.over)
-
-
-def _law_of_name(value: object) -> object:
-    if isinstance(value, Mapping) and "law" in value:
-        rest = {key: other for key, other in value.items() if key != "law"}
-        if rest.keys() & {"alpha", "beta", "index"}:
-            raise ValueError(f"query.law={value['law']!r} gives the numbers: drop alpha, beta and index.")
-        return {**_numbers(value["law"]), **rest}
-    return _numbers(value) if isinstance(value, str) else value
-
-
-def _numbers(name: object) -> dict[str, float]:
-    if not isinstance(name, str) or name not in QUERY_LAWS:
-        raise ValueError(f"query '{name}' is unknown: {nearest(str(name), QUERY_LAWS)}")
-    return {"alpha": QUERY_LAWS[name].alpha, "beta": QUERY_LAWS[name].beta}
-
-
-Query = Annotated[QuerySettings, BeforeValidator(_law_of_name), Shown("name or mapping (see below)")]
-
-
 def _method(value: object) -> object:
     if not isinstance(value, (str, Mapping)):
         if type(value) in METHODS.values():
@@ -148,6 +87,17 @@ def _described(method: Any) -> str | dict[str, Any]:
     options = TypeAdapter(type(method)).dump_python(method, mode="json", exclude_defaults=True)
     return {"name": method.name, **options} if options else str(method.name)
 
+
+def _width(value: object) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is None or value == "auto" or (whole and value >= 1):  # type: ignore[operator]
+        return value
+    raise ValueError(f"rollout_batch_size must be an integer from 1 up, or 'auto', got {value!r}.")
+
+
+Width = Annotated[
+    int | Literal["auto"] | None, PlainValidator(_width), Shown("integer >= 1, or auto, or null")
+]
 
 MethodSettings = Annotated[
     Any, PlainValidator(_method), PlainSerializer(_described), Shown("name or mapping (see below)")
@@ -206,10 +156,15 @@ class TrainConfig:
     gradient_accumulation_steps: Integer = Field(
         default=4, ge=1, description="Passes summed into one update; an update sees batch_size times this."
     )
-    rollout_batch_size: Integer | None = Field(
+    rollout_batch_size: Width = Field(
         default=None,
-        ge=1,
-        description="Samples rolled out together; all samples of an update when not given.",
+        description="Samples rolled out together; all samples of an update when not given, and with auto as "
+        "many as the free memory holds, measured once at the start.",
+    )
+    compile: Literal["none", "blocks", "graphs"] = Field(
+        default="none",
+        description="Compile the blocks that the models repeat (torch.compile); graphs also replays the "
+        "student's forwards without gradient as CUDA graphs. Both are equal to rounding.",
     )
     num_rollout_steps: Integer = Field(default=16, ge=1, le=1000, description="Steps from noise to clean.")
     rollout_solver: Solver = Field(
@@ -240,6 +195,11 @@ class TrainConfig:
     optimizer: Literal["adamw", "adamw8bit"] = Field(
         default="adamw",
         description="AdamW with moments in float32, or in 8 bits (by torchao): 6 bytes less a weight.",
+    )
+    sharding: Literal["none", "fsdp"] = Field(
+        default="none",
+        description="Spread frozen weights over the processes of a run (fsdp), for a base too large for one "
+        "GPU; trained ones stay whole on each.",
     )
     unedited_weight: Number | None = Field(
         default=None,
@@ -313,12 +273,26 @@ class TrainConfig:
 
     @model_validator(mode="after")
     def _method_fits(self) -> TrainConfig:
+        if isinstance(self.method, FlowOPD):  # settled here, so that it is stored with the run
+            object.__setattr__(self, "method", self.method.grouped(self.samples_per_update))
         method, name = self.method, self.method.name
         states = method.num_states(self.num_rollout_steps)
         if self.query is not None and (method.default_query is None or 1 < states == self.num_rollout_steps):
             raise ValueError(f"query is given, but method {name} asks at all states: drop it.")
         if self.rollout_batch_size is not None and not method.rolls_out:
             raise ValueError(f"rollout_batch_size is of no use to method {name}: drop it.")
+        if self.compile != "none" and self.sharding != "none":
+            raise ValueError(
+                f"compile={self.compile!r} and sharding={self.sharding!r} do not go together, since what the "
+                "processes agree upon between blocks cannot be compiled: drop one."
+            )
+        if self.compile == "graphs" and not method.rolls_out:
+            raise ValueError(f"compile='graphs' is of no use to method {name}: set it to 'blocks'.")
+        if self.compile == "graphs" and self.rollout_batch_size == "auto":
+            raise ValueError(
+                "rollout_batch_size='auto' counts on forwards that free their memory, which with "
+                "compile='graphs' they do not: give a number."
+            )
         if states > self.num_rollout_steps:
             raise ValueError(
                 f"method.states={states} is more than num_rollout_steps={self.num_rollout_steps}: lower it."
@@ -395,6 +369,31 @@ def check_routes(teachers: Sequence[Teacher], routes: Sequence[Route], method: M
     for key, name in [*asked.items(), *((f"method {method.name}", name) for name in method.other_teachers)]:
         if name not in known:
             raise ConfigError(f"{key} asks for an unknown teacher '{name}': {nearest(name, known)}")
+
+
+def describe_run(
+    config: TrainConfig,
+    family: Family,
+    teachers: Sequence[Teacher],
+    routes: Sequence[Route],
+    dtype: torch.dtype,
+    device: str,
+) -> RunConfig:
+    """The run as a config file describes it, also when it was put together in Python.
+
+    Raises:
+        ConfigError: the student's `dtype` is none that can be trained.
+    """
+    precision: Any = str(dtype).removeprefix("torch.")
+    return RunConfig(
+        **{name: getattr(config, name) for name in TrainConfig.__dataclass_fields__},
+        family=family.name,
+        teachers=list(teachers),
+        routes=list(routes),
+        resolution=getattr(family, "resolution", None),  # of families with a choice of sizes
+        dtype=config.dtype if isinstance(config, RunConfig) else precision,
+        device=device,
+    )
 
 
 def as_mapping(config: TrainConfig) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from traceback import clear_frames
+from typing import Any, Final, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,13 +25,33 @@ from torch import Tensor
 from danceopd.methods import UpdateResult
 from danceopd.settings import ConfigError
 from danceopd.training.errors import RankError, RanksDifferError
+from danceopd.training.roll_call import RollCall, is_timeout, rank_timeout
 
 T = TypeVar("T")
 
-TIMEOUT: Final = timedelta(minutes=30)
-"""How long a rank waits for another in an update, with what rank 0 does between updates."""
 _PATIENCE: Final = timedelta(days=2)  # while rank 0 encodes all rows or hashes all files
 _BUCKET: Final = 25_000_000  # numbers that travel together: 100 MB
+_DONE, _FAILED = 0, 2**31 - 1  # what a rank says at the end of a block, in place of the turn that it wants
+
+
+class _OtherFailedError(Exception):
+    """Leaves a block of `Ranks.together` in which another rank has failed."""
+
+
+class Lender(Protocol):
+    """What a rank gives to the others' calls of a model whose weights are spread over all of them."""
+
+    def lend(self, turn: int) -> None:
+        """Take part in a turn that another rank computes in."""
+        ...
+
+    def close(self) -> None:
+        """Take part in what is left of this rank's own last turn; does nothing the second time."""
+        ...
+
+    def check(self) -> None:
+        """Raise an error if what was gathered since the last check is not what was lent."""
+        ...
 
 
 class Ranks:
@@ -46,25 +67,30 @@ class Ranks:
     Attributes:
         rank: number of this process, from 0.
         size: how many there are.
+        lender: of models that no rank can call alone; None where each has all weights for itself.
 
     Raises:
-        ConfigError: two of them are on one GPU.
+        ConfigError: two of them are on one GPU, or how long they are to wait for each other is no time.
         RankError: not all of them came.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.rank, self.size = 0, 1
+        self.lender: Lender | None = None
         if not _is_shared():
             return
+        timeout = rank_timeout()
         with _told():
             if not dist.is_initialized():
                 if device.type == "cuda":
                     torch.cuda.set_device(device)
-                dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+                dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
                 atexit.register(_leave)
             self.rank, self.size = dist.get_rank(), dist.get_world_size()
-            self._small = dist.new_group(backend="gloo", timeout=TIMEOUT)
+            self._small = dist.new_group(backend="gloo", timeout=timeout)
+            self._roll_call = RollCall(timeout)
             self._patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        self._group = self._small  # over which the ranks agree on turns
         self._check_devices(device)
 
     @property
@@ -122,16 +148,22 @@ class Ranks:
             yield
             return
         error: Exception | None = None
+        outer, self._group = self._group, self._patient if patient else self._small
         try:
             yield
         except RankError:
             raise  # nobody is there to be told
+        except _OtherFailedError:
+            failed = True
         except Exception as caught:
-            error = caught
-        failed = torch.tensor([error is not None], dtype=torch.int32)
-        with _told():
-            dist.all_reduce(failed, dist.ReduceOp.MAX, group=self._patient if patient else self._small)
-        if not failed.item():
+            if self.lender is not None:
+                _let_go(caught)
+            failed, error = self._settle(caught)
+        else:
+            failed, error = self._settle(None)
+        finally:
+            self._group = outer
+        if not failed:
             return
         try:
             told = self.gather(None if error is None else f"{type(error).__name__}: {error}")
@@ -142,6 +174,48 @@ class Ranks:
             raise error
         rank = next(rank for rank, text in enumerate(told) if text is not None)
         raise RankError(f"rank {rank} of {self.size} has failed, so all end: {told[rank]}")
+
+    def take_turn(self, turn: int) -> None:
+        """Return when all ranks are at `turn`, and lend them what they need for theirs until then.
+
+        The highest turn that any rank wants is the next one.
+
+        Args:
+            turn: above 0; what it stands for is the lender's business.
+
+        Raises:
+            RankError: another rank is gone. If one has failed, the block of `together` is left.
+        """
+        assert self.lender is not None
+        self.lender.close()
+        while (now := self._agree(turn)) != turn:
+            if now == _FAILED:
+                raise _OtherFailedError
+            self.lender.lend(now)
+
+    def _settle(self, error: Exception | None) -> tuple[bool, Exception | None]:
+        """Lend until all are at the end of their block; whether one has failed, and this rank's own error."""
+        while True:
+            try:
+                if self.lender is not None:
+                    self.lender.close()
+                    if error is None:
+                        self.lender.check()
+                now = self._agree(_DONE if error is None else _FAILED)
+                if now in (_DONE, _FAILED):
+                    return now == _FAILED, error
+                assert self.lender is not None
+                self.lender.lend(now)
+            except RankError:
+                raise
+            except Exception as caught:
+                error = error or caught
+
+    def _agree(self, value: int) -> int:
+        number = torch.tensor([value], dtype=torch.int32)
+        with _told():
+            dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)
+        return int(number)
 
     def first(self, work: Callable[[], T]) -> T:
         """What `work` returns on rank 0, which alone does it; picklable.
@@ -186,7 +260,11 @@ class Ranks:
         if self.size == 1:
             return
         plain = {name: tensor for name, tensor in tensors.items() if type(tensor.data) is Tensor}
-        sums = self.gather({name: checksum(tensor) for name, tensor in plain.items()})
+        self.check_sums({name: checksum(tensor) for name, tensor in plain.items()}, what)
+
+    def check_sums(self, own: Mapping[str, int], what: str) -> None:
+        """As `check_same`, of `checksum`s that were made before."""
+        sums = self.gather(own)
         for rank, there in enumerate(sums):
             for name in sorted(there.keys() | sums[0].keys()):
                 if there.get(name) != sums[0].get(name):
@@ -227,7 +305,9 @@ class Ranks:
         """Wait at the end until all are there, however the run ends: a launcher kills those who come late."""
         try:
             yield
-        except Exception:
+        except Exception as error:
+            if isinstance(error, RankError) and is_timeout(error):
+                raise RankError(f"{self._roll_call.missing()}: {error}") from error
             with suppress(RankError):
                 self._wait()
             raise
@@ -262,6 +342,20 @@ def checksum(tensor: Tensor) -> int:
         place = torch.arange(1, len(part) + 1, device=part.device)
         total = total * 1_000_003 + int((part.long() * (2 * place + 1)).sum())
     return total & (1 << 64) - 1
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what the frames that an error has left hold: after one of memory, lending needs some of it."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def num_processes() -> int:
+    """How many processes share the run that this one belongs to, or will."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _is_shared() -> bool:

@@ -20,7 +20,7 @@ from danceopd.flow import VelocityField, draw_noise, rollout
 from danceopd.pictures import write_table
 from danceopd.settings import ConfigError
 from danceopd.training.callbacks import Callback, Trainer
-from danceopd.training.config import ValidationSettings
+from danceopd.training.config import ValidationSettings, as_mapping
 from danceopd.training.result import TrainResult
 from danceopd.training.run_folder import CACHE, GRIDS, TEACHERS
 
@@ -28,7 +28,7 @@ _LARGEST: Final = 512  # pixels of an image's longer side
 
 
 @dataclass(frozen=True, eq=False)  # families look up what they know of rows by identity
-class ChosenRows:
+class OwnRows:
     """Rows that no route has. See `danceopd.families.Examples`."""
 
     examples: tuple[Example, ...]
@@ -77,7 +77,7 @@ class Grids(Callback):
         self._settings = settings
         self._own: Examples | None = None
         if settings.prompts is not None:
-            self._own = ChosenRows(tuple(map(Example, settings.prompts)))
+            self._own = OwnRows(tuple(map(Example, settings.prompts)))
             family.shapes(self._own)  # raises where the family needs a source
         elif settings.data is not None:
             self._own = family.data(settings.data)
@@ -142,12 +142,17 @@ class Grids(Callback):
         return [teacher.name for teacher in self._trainer.asked]
 
     def _key(self) -> str:
-        """Changes when a teacher's images do; a run's teachers themselves never change."""
-        settings = self._settings
-        how = (settings.num_steps, settings.guidance_scale, settings.seed)
-        return content_key(
-            how, self._names(), *((row.example.prompt, row.example.sources) for row in self._rows)
-        )
+        """Changes when a teacher's images do.
+
+        A run that has a checkpoint never changes its teachers, but one that was killed before may.
+        """
+        settings, trainer = self._settings, self._trainer
+        how = (settings.num_steps, settings.guidance_scale, settings.seed, trainer.run.dtype)
+        teachers = (self._names(), as_mapping(trainer.run)["teachers"], trainer.made_of["content"])
+        rows = [
+            (row.example.prompt, row.example.sources, row.prepared.shape(row.position)) for row in self._rows
+        ]
+        return content_key(how, teachers, *rows)
 
     @torch.no_grad()
     def _images(self, fields: Mapping[str, VelocityField]) -> dict[str, list[Tensor]]:
@@ -194,7 +199,7 @@ class Grids(Callback):
                     yield Row(f"{name}: {example.prompt}", example, prepared, position)
             return
         count = len(self._own) if settings.prompts is not None else min(settings.rows, len(self._own))
-        chosen = ChosenRows(tuple(self._own[position] for position in range(count)))
+        chosen = OwnRows(tuple(self._own[position] for position in range(count)))
         folder = Path(trainer.config.cache_dir or trainer.output_dir / CACHE)
         (prepared,) = trainer.family.prepare([chosen], folder)
         for position, example in enumerate(chosen.examples):

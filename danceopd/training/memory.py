@@ -55,13 +55,14 @@ def out_of_memory_told(run: RunConfig, step: int) -> Iterator[None]:
         if not _is_out_of_memory(error):
             raise
         together = run.rollout_batch_size or f"null (all {run.samples_per_update})"
+        lower = "to a number, lower than the one measured" if together == "auto" else "lower"
         third = "student.gradient_checkpointing=false (to true)"
         if run.student.gradient_checkpointing and run.resolution is not None:
             third = f"resolution={run.resolution} (lower, in a new run)"
         raise OutOfMemoryError(
             f"out of memory on {run.device} in update {step}: change batch_size={run.batch_size} (lower, and "
             f"gradient_accumulation_steps={run.gradient_accumulation_steps} higher by the same factor), "
-            f"rollout_batch_size={together} (lower), or {third}; then start the same training again, which "
+            f"rollout_batch_size={together} ({lower}), or {third}; then start the same training again, which "
             "continues."
         ) from error
 

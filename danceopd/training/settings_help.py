@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 from danceopd.families import StudentConfig, Teacher
 from danceopd.methods import METHODS
 from danceopd.settings import Shown
-from danceopd.training.config import QuerySettings, Route, RunConfig, ValidationSettings
+from danceopd.training.config import Route, RunConfig, ValidationSettings
+from danceopd.training.query import QuerySettings
 
 
 class Key(NamedTuple):
@@ -56,10 +57,10 @@ class Group(NamedTuple):
 
 # Where a top-level key is shown; one that is not named here comes under the last title.
 _TITLES: Final[Mapping[str, str]] = {
-    "Models and data": "family teachers routes student dtype resolution device cache_dir",
-    "Method": "method num_rollout_steps rollout_solver query student_guidance_scale drop_condition "
+    "Models and data": "family teachers routes student dtype resolution device sharding cache_dir",
+    "Method": "method route_per num_rollout_steps rollout_solver query student_guidance_scale drop_condition "
     "unedited_weight",
-    "Optimisation": "max_steps batch_size gradient_accumulation_steps rollout_batch_size optimizer "
+    "Optimisation": "max_steps batch_size gradient_accumulation_steps rollout_batch_size compile optimizer "
     "learning_rate lr_schedule warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm "
     "ema_decay seed",
     "Output and watching": "output_dir save_every keep_checkpoints log_every validation report_to progress",

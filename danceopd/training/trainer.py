@@ -14,24 +14,27 @@ from typing import Any
 
 from danceopd.data import check_masks, check_targets
 from danceopd.families import Examples, Family, Prepared, Teacher
-from danceopd.methods import Limits, UpdateResult
+from danceopd.methods import Limits, Teachers, UpdateResult
 from danceopd.settings import ConfigError
+from danceopd.signals import GracefulStop, stopping_at_once
 from danceopd.training.batch import build_batches, in_order_of_slots
 from danceopd.training.callbacks import Callback, Callbacks
 from danceopd.training.checkpoint import Checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
-from danceopd.training.config import Route, RunConfig, TrainConfig, as_mapping, check_routes
+from danceopd.training.compiling import compile_failures_told, compile_fields
+from danceopd.training.config import Route, TrainConfig, as_mapping, check_routes, describe_run
 from danceopd.training.config_file import write_config
 from danceopd.training.distributed import Ranks
 from danceopd.training.divergence import check_finite
 from danceopd.training.errors import RanksDifferError
+from danceopd.training.exporting import export_whole
 from danceopd.training.grids import Grids
-from danceopd.training.interrupt import GracefulStop, stopping_at_once
 from danceopd.training.memory import no_room_for_pictures_told, out_of_memory_told
 from danceopd.training.metrics import MetricsFile, describe_update
 from danceopd.training.optimizers import find_optimizer
 from danceopd.training.plan import Plan, SlotPlan
 from danceopd.training.progress import ProgressReport
 from danceopd.training.provenance import Sources
+from danceopd.training.rehearsal import WIDTH, Rehearsal, width_of
 from danceopd.training.report import RunReport
 from danceopd.training.result import TrainResult
 from danceopd.training.routes import asked_teachers, find_grids, name_routes, read_rows
@@ -41,21 +44,18 @@ from danceopd.training.run_folder import (
     CONFIG,
     METRICS,
     PROCESSES,
-    Start,
-    check_writable,
-    export_whole,
-    find_start,
+    check_folder_writable,
     forget_what_never_began,
-    note_changes,
     open_folder,
-    tell_start,
 )
 from danceopd.training.schedule import learning_rate
 from danceopd.training.seeding import seeded
+from danceopd.training.sharding import sharded_models
+from danceopd.training.start import Start, find_start, note_changes, tell_start
 from danceopd.training.trackers import Trackers
 from danceopd.training.weights import RunningMean, TrainedWeights
 
-_INITIAL_VALUES, _UPDATE = 0, 1  # places in the run that torch's generators are seeded for
+_INITIAL_VALUES, _UPDATE, _REHEARSAL = 0, 1, 2  # places in the run that torch's generators are seeded for
 
 
 class DanceOPDTrainer:
@@ -75,6 +75,8 @@ class DanceOPDTrainer:
         field: the student as it is trained, under its guidance scale.
         asked: the teachers that some route asks; `teachers` are their fields, in this order. Others are known
             but never loaded.
+        rollout_batch_size: samples of a forward of the rollout at most, None for all; where it is measured,
+            from the start of `train` on.
         ranks: the processes that share the run. Each makes a trainer of the same settings and calls the same
             methods; rank 0 alone writes.
 
@@ -94,7 +96,7 @@ class DanceOPDTrainer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         check_routes(teachers, routes, config.method)
-        check_writable(Path(config.output_dir))
+        check_folder_writable(Path(config.output_dir))
         self.family = family
         self.ranks = Ranks(family.device)
         self.config = config
@@ -120,12 +122,15 @@ class DanceOPDTrainer:
         find_optimizer(config)  # what is not installed is told before models are read
         rows = dict(zip(self.route_names, self.data, strict=True))
         self.sources = Sources(family, config.student, teachers, self.asked, rows)
-        with seeded(config.seed, _INITIAL_VALUES, device=family.device):
+        sharded = sharded_models(config, family, self.ranks, self.asked)
+        with seeded(config.seed, _INITIAL_VALUES, device=family.device), sharded:
             self.student = family.student(config.student, teachers)
             self.teachers = [family.teacher(teacher) for teacher in self.asked]
+        field = compile_fields(config.compile, self.student.field, self.teachers, family.device)
         self.weights = TrainedWeights(self.student.module, config)
         self.mean = RunningMean(self.weights.masters, config.ema_decay) if config.ema_decay else None
-        self.field = family.guided(self.student.field, config.student_guidance_scale)
+        self.field = family.guided(field, config.student_guidance_scale)
+        self.rollout_batch_size = None if config.rollout_batch_size == "auto" else config.rollout_batch_size
         self.plan = Plan(
             seed=config.seed,
             route_weights=tuple(route.weight for route in routes),
@@ -141,7 +146,10 @@ class DanceOPDTrainer:
             one_route=config.route_per == "update",
             grid_of=grid_of,
         )
-        self.run = self._describe(teachers, routes)
+        dtype = next(self.student.module.parameters()).dtype
+        # With several processes each has a device of its own.
+        device = str(family.device) if self.ranks.size == 1 else family.device.type
+        self.run = describe_run(config, family, teachers, routes, dtype, device)
         self.made_of: Mapping[str, Any] = {}
         self.prepared: Sequence[Prepared] = ()
         self.step = 0
@@ -176,6 +184,7 @@ class DanceOPDTrainer:
             CheckpointError: if the checkpoint named is damaged, or all in ``output_dir`` are.
             OSError: if the disk is full; the checkpoints before that stay.
             OutOfMemoryError: if an update or a picture finds no room; it names the settings to change.
+            ConfigError: also if blocks cannot be compiled, or forwards not be recorded.
             DivergedError: if a loss or gradient is not finite. As after any error, the state before that
                 update is saved.
             RankError: if another process of the run has failed, is gone, or holds other weights.
@@ -184,15 +193,16 @@ class DanceOPDTrainer:
         if not self.output_dir.exists():
             self.find_start(resume)  # a bad `resume` must not leave a folder behind
         with ExitStack() as stack:
-            start = self._open(stack, resume)
-            with stopping_at_once(
-                "stopped while rows were encoded, so no update is lost; start the same training again, which "
-                "encodes the rest."
-            ):
+            again = "so no update is lost; start the same training again"
+            with stopping_at_once(f"stopped before training began, {again}."):
+                start = self._open(stack, resume)
+            with stopping_at_once(f"stopped while rows were encoded, {again}, which encodes the rest."):
                 self.prepare()
             metrics = self._open_metrics(stack, start)
             stop = stack.enter_context(GracefulStop())
             stack.enter_context(self.ranks.ending_together())
+            stack.enter_context(compile_failures_told(self.config.compile))
+            self._rehearse(start)
             stack.enter_context(self.callbacks.watching())
             with self.ranks.together(patient=True), no_room_for_pictures_told(self.run, self.step):
                 self.callbacks.on_start(self)
@@ -240,6 +250,26 @@ class DanceOPDTrainer:
         self.weights.publish()
         self.ranks.check_same(dict(self.student.module.named_parameters()), "the student")
         return start
+
+    def _rehearse(self, start: Start) -> None:
+        """Choose the rollout's width, unless the run has one already, and compile what updates will call."""
+        if self.step == self.config.max_steps:
+            return
+        rehearsal = Rehearsal(self.family, self.prepared, self.teacher_of_route, self.plan, self.config)
+        known = self.ranks.gather(width_of(start.checkpoint))[0]
+        with (
+            self.ranks.together(),
+            out_of_memory_told(self.run, self.step + 1),
+            seeded(self.config.seed, _REHEARSAL, device=self.family.device),
+        ):
+            if self.config.rollout_batch_size == "auto":
+                # Another width would round otherwise, so that a run keeps the one that it has begun with.
+                found = known or rehearsal.width(self.field, self.weights.bytes_to_come(), self.ranks.size)
+                self.rollout_batch_size = -self.ranks.largest(-found)
+                self.made_of = {**self.made_of, WIDTH: self.rollout_batch_size}
+            if self.config.compile != "none":
+                rehearsal.update(self.field, self._teachers())
+                self.weights.discard_gradients()
 
     def _open_metrics(self, stack: ExitStack, start: Start) -> MetricsFile | None:
         """The file that metrics go to; None on a rank that writes nothing."""
@@ -307,13 +337,15 @@ class DanceOPDTrainer:
             needs_targets=self.method.needs_targets,
             unedited_weight=config.unedited_weight,
         )
-        teachers = {teacher.name: field for teacher, field in zip(self.asked, self.teachers, strict=True)}
-        limits = Limits(config.batch_size, config.rollout_batch_size, self.plan.slots, config.rollout_solver)
+        limits = Limits(config.batch_size, self.rollout_batch_size, self.plan.slots, config.rollout_solver)
         results = [
-            (part.slots, self.method.update(self.field, teachers, part.batch, part.grid, limits))
+            (part.slots, self.method.update(self.field, self._teachers(), part.batch, part.grid, limits))
             for part in batches
         ]
         return in_order_of_slots(results)
+
+    def _teachers(self) -> Teachers:
+        return {teacher.name: field for teacher, field in zip(self.asked, self.teachers, strict=True)}
 
     def _describe_update(self, slots: Sequence[SlotPlan], result: UpdateResult) -> dict[str, Any]:
         return {
@@ -375,18 +407,3 @@ class DanceOPDTrainer:
             "rows": list(self.plan.route_sizes),
             PROCESSES: self.ranks.size,
         }
-
-    def _describe(self, teachers: Sequence[Teacher], routes: Sequence[Route]) -> RunConfig:
-        """The run as a config file describes it, also when it was put together in Python."""
-        settings = {name: getattr(self.config, name) for name in TrainConfig.__dataclass_fields__}
-        dtype: Any = str(next(self.student.module.parameters()).dtype).removeprefix("torch.")
-        return RunConfig(  # checks what it is given, so a dtype that cannot be trained is told here
-            **settings,
-            family=self.family.name,
-            teachers=list(teachers),
-            routes=list(routes),
-            resolution=getattr(self.family, "resolution", None),  # of families with a choice of sizes
-            dtype=self.config.dtype if isinstance(self.config, RunConfig) else dtype,
-            # With several processes each has its own.
-            device=str(self.family.device) if self.ranks.size == 1 else self.family.device.type,
-        )

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from danceopd.settings import ConfigError
 from danceopd.training.config import TrainConfig
 from danceopd.training.errors import CheckpointError
-from danceopd.training.optimizers import make_optimizer, state_from_tensors, state_tensors, take_step
+from danceopd.training.optimizers import (
+    make_optimizer,
+    moment_bytes,
+    state_from_tensors,
+    state_tensors,
+    take_step,
+)
 
 
 class TrainedWeights:
@@ -47,6 +53,7 @@ class TrainedWeights:
                 self.masters[name] = parameter.detach().float().requires_grad_()
                 parameter.register_post_accumulate_grad_hook(_move_gradient_to(self.masters[name]))
         self.optimizer = make_optimizer(self.masters.values(), config)
+        self._config = config
 
     def clip(self, max_norm: float | None) -> float:
         """Scale the gradients down to ``max_norm`` if they are longer; returns their norm before."""
@@ -62,6 +69,12 @@ class TrainedWeights:
     def discard_gradients(self) -> None:
         """Forget the gradients that are there."""
         self.optimizer.zero_grad(set_to_none=True)
+
+    def bytes_to_come(self) -> int:
+        """Of gradients, and of the optimizer's state where it has none yet: what an update will add."""
+        masters = self.masters.values()
+        moments = 0 if self.optimizer.state else moment_bytes(masters, self._config)
+        return moments + sum(master.nbytes for master in masters)
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The optimizer's state by parameter name; empty before the first update."""

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from danceopd import cli
 from danceopd.families import StudentConfig, Teacher
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.pretrained import PretrainedFamily
 from danceopd.training import ConfigError, RunConfig, check_run, write_config
 from tests.families import tiny
@@ -66,8 +66,8 @@ def test_steps_without_a_grid_are_told_before_any_weight_is_read(
         raise AssertionError("weights were read")
 
     config = make_run("qwen-image", tmp_path, num_rollout_steps=1)
-    monkeypatch.setattr(Checkpoint, "transformer", read)
-    monkeypatch.setattr(Checkpoint, "pipeline", read)
+    monkeypatch.setattr(ModelCheckpoint, "transformer", read)
+    monkeypatch.setattr(ModelCheckpoint, "pipeline", read)
     for attempt in (trainer_of, check_run):
         with pytest.raises(
             ConfigError, match=r"^num_rollout_steps=1 cannot be had for the latents 16x8x8"
@@ -322,8 +322,8 @@ def test_a_mistake_is_one_sentence_before_training(
         def loaded(*_: object, **__: object) -> None:
             raise AssertionError("weights were loaded")
 
-        monkeypatch.setattr(Checkpoint, "transformer", loaded)
-        monkeypatch.setattr(Checkpoint, "pipeline", loaded)
+        monkeypatch.setattr(ModelCheckpoint, "transformer", loaded)
+        monkeypatch.setattr(ModelCheckpoint, "pipeline", loaded)
     write_config(config, tmp_path / "config.yaml")
     before = sorted(tmp_path.rglob("*"))
     for command in ("check", "train"):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from danceopd.families import Example, Teacher, load_family
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.pretrained import PretrainedFamily
 from tests.families import tiny
 from tests.families.parity import folder_of
@@ -92,7 +92,7 @@ def test_encoders_and_decoders_with_holes_are_refused(kind: str, tmp_path: Path)
         # A weight of a layer: embeddings may be there under another name as well.
         gone = next(name for name in whole if "layer" in name or "block" in name)
         save_file({name: t for name, t in whole.items() if name != gone}, file, {"format": "pt"})
-        checkpoint = Checkpoint(folder)
+        checkpoint = ModelCheckpoint(folder)
         with pytest.raises(ValueError, match=f"{component.name}' lacks 1 tensors of .* restore its files"):
             if component.name == "transformer":
                 checkpoint.transformer(torch.float32)
@@ -108,7 +108,7 @@ def test_an_index_does_not_choose_what_is_imported(library: str, tmp_path: Path)
     index["text_encoder"] = [library, "Encoder"]
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=f"component 'text_encoder' of '.*' is a 'Encoder' of '{library}'"):
-        Checkpoint(folder).pipeline(torch.float32)
+        ModelCheckpoint(folder).pipeline(torch.float32)
     assert "somebodys_code" not in sys.modules
 
 

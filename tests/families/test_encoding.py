@@ -10,7 +10,7 @@ import torch
 
 from danceopd.data import DataError, TensorCache, rows
 from danceopd.families import Example, StudentConfig, encoding, load_family, pretrained
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conditions import RowsCondition
 from danceopd.families.pretrained import PretrainedFamily
 from danceopd.training.check.probe import ChosenRows
@@ -47,7 +47,7 @@ def all_rows(family: PretrainedFamily, folder: Path) -> RowsCondition:
     return condition
 
 
-def no_encoders(self: Checkpoint, *arguments: object, **options: object) -> None:
+def no_encoders(self: ModelCheckpoint, *arguments: object, **options: object) -> None:
     raise AssertionError("the encoders were loaded")
 
 
@@ -68,7 +68,7 @@ def test_a_second_run_needs_no_encoder(tmp_path: Path, monkeypatch: pytest.Monke
     before = {path: path.stat().st_mtime_ns for path in files(tmp_path)}
     # Four prompts and the empty one, and two different images; equal ones are kept once.
     assert len(before) == 3 + 1 + 2
-    monkeypatch.setattr(Checkpoint, "pipeline", no_encoders)
+    monkeypatch.setattr(ModelCheckpoint, "pipeline", no_encoders)
     assert same_conditions(all_rows(new_family(), tmp_path), wanted)
     assert {path: path.stat().st_mtime_ns for path in files(tmp_path)} == before
 
@@ -126,7 +126,7 @@ def test_a_second_run_neither_decodes_an_image_nor_reads_an_entry(
     with monkeypatch.context() as patch:
         patch.setattr(rows, "load_image", fail)
         patch.setattr(TensorCache, "get", fail)
-        patch.setattr(Checkpoint, "pipeline", fail)
+        patch.setattr(ModelCheckpoint, "pipeline", fail)
         (second,) = family.prepare([data], tmp_path / "cache")
     assert [second.shape(row) for row in range(4)] == [first.shape(row) for row in range(4)]
     assert isinstance(wanted, RowsCondition) and same_conditions(second.condition(range(4)), wanted)
@@ -216,15 +216,15 @@ def test_transformers_leave_the_device_while_encoders_are_there(
     events: list[tuple[object, str]] = []
     monkeypatch.setattr(pretrained, "_move", lambda model, device: events.append((model, str(device))))
     monkeypatch.setattr(family, "device", torch.device("cuda"))  # where nothing is moved to here
-    load = Checkpoint.pipeline
+    load = ModelCheckpoint.pipeline
 
-    def loading(self: Checkpoint, *arguments: Any, **options: Any) -> Any:
+    def loading(self: ModelCheckpoint, *arguments: Any, **options: Any) -> Any:
         events.append(("encoders", "loaded"))
         if fails:
             raise ValueError("no encoders today")
         return load(self, *arguments, **options)
 
-    monkeypatch.setattr(Checkpoint, "pipeline", loading)
+    monkeypatch.setattr(ModelCheckpoint, "pipeline", loading)
     if fails:
         with pytest.raises(ValueError, match="no encoders today"):
             family.prepare([EXAMPLES], tmp_path)

@@ -10,7 +10,7 @@ import torch
 
 from danceopd.data import check_rows, load_rows
 from danceopd.families import StudentConfig, load_family
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conventions import Conventions
 from danceopd.families.export import FORMATS
 from danceopd.families.pretrained import PretrainedFamily
@@ -99,9 +99,9 @@ def test_the_cache_filled_beforehand_needs_no_transformer_and_spares_the_encoder
         raise AssertionError("it was loaded")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "transformer", not_now)
+        patch.setattr(ModelCheckpoint, "transformer", not_now)
         exec(compile(example, "families.md", "exec"), {"__name__": "guide"})
-    monkeypatch.setattr(Checkpoint, "pipeline", not_now)
+    monkeypatch.setattr(ModelCheckpoint, "pipeline", not_now)
     family = load_family(folder_of("flux2"), dtype=torch.bfloat16, resolution=64)
     rows = [family.data(name) for name in ("prompts.csv", "edits.jsonl")]
     for prepared in family.prepare(rows, Path("runs/flux2-cache")):

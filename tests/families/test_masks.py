@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d
 
 from danceopd.data import TensorCache, rows
 from danceopd.families import Example, load_family
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.fitting import Fit, cell_shares, cover
 from danceopd.families.pretrained import PretrainedFamily
 from tests.families.parity import as_tensor, folder_of
@@ -105,7 +105,7 @@ def test_masks_of_rows_are_those_of_the_images_to_make(
     family = new_family()
     data = family.data(file)
     with monkeypatch.context() as patch:
-        for owner, name in ((rows, "load_image"), (rows, "load_mask"), (Checkpoint, "pipeline")):
+        for owner, name in ((rows, "load_image"), (rows, "load_mask"), (ModelCheckpoint, "pipeline")):
             patch.setattr(owner, name, fail)
         patch.setattr(TensorCache, "get", fail)
         (again,) = family.prepare([data], tmp_path / "cache", masks=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from danceopd.families import Student, StudentConfig, Teacher
 from danceopd.families.lora import Factors, combine
 from danceopd.families.pretrained import PretrainedFamily
-from danceopd.families.students import Start, full_student
+from danceopd.families.students import StudentStart, full_student
 from danceopd.flow import VelocityField
 from danceopd.methods import Batch
 from tests.families import tiny
@@ -195,7 +195,7 @@ class Large(nn.Linear):
 
 def test_full_weights_are_exported_without_a_copy(tmp_path: Path) -> None:
     model = Large(1024, 1024)
-    export = full_student(model, Start(), nn.Identity)  # type: ignore[arg-type]
+    export = full_student(model, StudentStart(), nn.Identity)  # type: ignore[arg-type]
     tracemalloc.start()  # sees what Python holds, such as a file in bytes
     try:
         export(tmp_path, dict(model.named_parameters()))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from danceopd.data import DataError, TensorCache, check_targets, rows
 from danceopd.families import Example, load_family
-from danceopd.families.checkpoint import Checkpoint
+from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.fitting import cover, fitted
 from danceopd.families.pretrained import PretrainedFamily
 from danceopd.shapesworld.render import from_pixels
@@ -122,7 +122,7 @@ def test_a_second_run_finds_targets_without_decoding(tmp_path: Path, monkeypatch
         raise AssertionError("an image was decoded, an entry read, or the VAE was loaded")
 
     with monkeypatch.context() as patch:
-        for owner, name in ((rows, "load_image"), (TensorCache, "get"), (Checkpoint, "pipeline")):
+        for owner, name in ((rows, "load_image"), (TensorCache, "get"), (ModelCheckpoint, "pipeline")):
             patch.setattr(owner, name, fail)
         (second,) = family.prepare([data], tmp_path / "cache", targets=True)
     assert torch.equal(second.target([1, 0]), first.target([1, 0]))
@@ -144,7 +144,7 @@ def test_a_row_without_a_target_is_told_before_anything_is_loaded(
     def fail(*arguments: object, **options: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(Checkpoint, "pipeline", fail)
+    monkeypatch.setattr(ModelCheckpoint, "pipeline", fail)
     family = new_family()
     data = family.data(write_rows(tmp_path, whole=False))
     wanted = r"row 2 of rows.csv \(line 3\) has nothing in its column 'target', the target that is learned"

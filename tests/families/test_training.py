@@ -102,6 +102,7 @@ def test_a_family_from_data_to_diffusers(kind: str, tmp_path: Path) -> None:
     whole = trainer_of(config)
     result = whole.train()
     assert result.step == 3 and result.exported == tmp_path / "run" / "pytorch_lora_weights.safetensors"
+    assert result.exported.stat().st_mode == (tmp_path / "run" / "config.yaml").stat().st_mode
     lines = metrics(tmp_path / "run")
     assert all(0 < line["loss"] < 100 for line in lines)
     assert {name for line in lines for name in line["samples"]} == {"one", "two", "guided"}

@@ -155,7 +155,9 @@ def test_verdict_compares_means_over_grounds() -> None:
     setting = demo.SETTINGS[0]
 
     def scores(local: float, glob: float) -> demo.Scores:
-        return demo.Scores({"local": {"a": local}, "global": {"b": glob}}, prompts=1, diversity={}, fulfilled={})
+        return demo.Scores(
+            {"local": {"a": local}, "global": {"b": glob}}, prompts=1, diversity={}, fulfilled={}
+        )
 
     told = demo.verdict(
         setting, {"local": scores(0.8, 0.0), "global": scores(0.0, 0.9), "student": scores(0.6, 0.45)}

@@ -89,7 +89,9 @@ def test_the_same_seed_gives_the_same_scores(family: ShapesWorldFamily) -> None:
 
 
 def test_scores_are_means_of_means() -> None:
-    scores = Scores({"local": {"a": 1.0, "b": 0.5}, "global": {"c": 0.25}}, prompts=4, diversity={}, fulfilled={})
+    scores = Scores(
+        {"local": {"a": 1.0, "b": 0.5}, "global": {"c": 0.25}}, prompts=4, diversity={}, fulfilled={}
+    )
     assert scores.ground("local") == 0.75
     assert scores.mean == 0.5
 

@@ -7,6 +7,7 @@ import multiprocessing.forkserver
 import os
 import pickle
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ def in_processes(folder: Path, work: Callable[..., Any], *, size: int = 2, **arg
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(180)
         assert process.exitcode is not None, f"rank {processes.index(process)} hangs"
     return [
         Outcome(signal=-process.exitcode)
@@ -125,6 +126,10 @@ def terminate(trainer: DanceOPDTrainer) -> None:
 
 def kill(trainer: DanceOPDTrainer) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(trainer: DanceOPDTrainer) -> None:
+    time.sleep(8)
 
 
 def fail(trainer: DanceOPDTrainer) -> None:

@@ -20,9 +20,9 @@ from danceopd.pictures import write_table
 from danceopd.settings import ConfigError
 from danceopd.training import CheckedRun, DanceOPDTrainer, Route, RunConfig, StudentConfig, Teacher, check_run
 from danceopd.training.check import cost, resources
-from danceopd.training.check.memory import peak_bytes
 from danceopd.training.check.report import bytes_text, time_text
 from danceopd.training.checkpoint import list_checkpoints
+from danceopd.training.measuring import peak_bytes
 from tests.training.tiny import SHAPE, TinyCondition, TinyFamily, TinyNet
 
 CPU = torch.device("cpu")
@@ -310,8 +310,10 @@ def test_too_little_disk_or_memory_is_told_before_models_are_made(
 
 
 def test_the_cache_needs_room_beside_the_checkpoints(
-    make_config: Callable[..., RunConfig], tmp_path: Path
+    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2 * 10**6, 10**6, 10**6))
     config = make_config()
     there = resources.check_resources(Footprint(0, elsewhere=0, encoders=0, trained=1000), config, CPU)
     resources.check_cache(there, config, there.free_disk - there.checkpoints)
@@ -330,6 +332,21 @@ def test_what_may_go_wrong_is_a_warning(
     first, second, *_ = checked(make_config()).report.warnings
     assert first.startswith("training will take about 3000000 TB beside the models, but cpu has")
     assert second.startswith("encoding the rows takes about 1000000 TB beside the models, but cpu has")
+
+
+@pytest.mark.parametrize(("init", "told"), [("3", True), ({"3": 0.5}, True), ("2", False)])
+def test_guidance_that_a_start_cannot_hold_is_a_warning(
+    make_config: Callable[..., RunConfig], init: Any, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TinyFamily, "files", lambda *_: {})
+    student = TinyFamily.student
+    monkeypatch.setattr(TinyFamily, "student", lambda self, *_: student(self, StudentConfig(init="3")))
+    teachers = [Teacher("one", checkpoint="1"), Teacher("3", checkpoint="3", guidance_scale=4.5)]
+    routes = [Route("one", data="7"), Route("3", data="5")]
+    config = make_config(teachers=teachers, routes=routes, student=StudentConfig(init=init, kind="full"))
+    found = [line for line in checked(config).report.warnings if "student.init" in line]
+    assert len(found) == told
+    assert all(line.startswith("student.init names '3', a teacher with guidance_scale=4.5") for line in found)
 
 
 def test_samples_are_a_table_with_labels(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:

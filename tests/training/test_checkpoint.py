@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from danceopd.training.checkpoint import (
     set_aside,
 )
 from danceopd.training.errors import CheckpointError, DamagedCheckpointError
+from tests.training.runs import MakeTrainer
 from tests.training.states import edit_state
 
 ROOT = Path(__file__).parents[2]
@@ -254,3 +256,18 @@ def test_killed_at_any_moment_a_checkpoint_is_whole_or_absent(tmp_path: Path) ->
         [sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout.strip() == "survived", done.stderr
+
+
+def test_every_file_of_a_run_is_for_those_whom_the_umask_lets_in(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    before = os.umask(0o027)
+    try:
+        make_trainer(max_steps=1, ema_decay=0.9, validation={"rows": 1}).train()
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    # What is exported is the family's own.
+    modes = {path.name: path.stat().st_mode & 0o777 for path in files if path.name != "student.safetensors"}
+    modes |= {path.name: path.stat().st_mode & 0o777 for path in files if path.parent.name == "step-00000001"}
+    assert len(modes) >= 8 and set(modes.values()) == {0o640}, modes

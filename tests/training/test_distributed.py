@@ -21,9 +21,11 @@ from danceopd.families import usable_device
 from danceopd.training import ConfigError, Ranks, list_checkpoints, load_checkpoint, read_metrics
 from danceopd.training import distributed as distributed_module
 from danceopd.training.distributed import checksum
+from danceopd.training.roll_call import rank_timeout
 from tests.training.processes import (
     disturb,
     fail,
+    hang,
     in_processes,
     kill,
     make_trainer,
@@ -131,6 +133,28 @@ def test_a_killed_process_ends_the_other_with_a_checkpoint(tmp_path: Path) -> No
     assert second.signal == signal.SIGKILL
     assert first.error == "RankError" and "another process of this run is gone" in first.text
     assert load_checkpoint(list_checkpoints(tmp_path / "run/checkpoints")[-1]).step == 4
+
+
+def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
+    first, second, third = in_processes(tmp_path, _in_a_hurry, size=3, run=tmp_path / "run", act=hang, step=4)
+    assert first.error == "RankError" and first.text.startswith("no answer from rank 1: another process")
+    assert third.error == "RankError" and third.text.startswith("rank 0 tells which; ")
+    assert second.error == "RankError"
+    assert load_checkpoint(list_checkpoints(tmp_path / "run/checkpoints")[-1]).step == 4
+
+
+def _in_a_hurry(rank: int, **arguments: Any) -> int | None:
+    os.environ["DANCEOPD_RANK_TIMEOUT"] = "0.05"
+    return train(rank, **arguments)
+
+
+@pytest.mark.parametrize("minutes", ["soon", "0", "-1", "nan", "inf", ""])
+def test_how_long_to_wait_is_a_number(minutes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DANCEOPD_RANK_TIMEOUT", minutes)
+    with pytest.raises(
+        ConfigError, match=r"DANCEOPD_RANK_TIMEOUT=.* is no number of minutes above 0: set one"
+    ):
+        rank_timeout()
 
 
 def test_weights_that_differ_are_never_saved(tmp_path: Path) -> None:

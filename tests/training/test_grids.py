@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from danceopd.families import EncodedWhenAsked
 from danceopd.flow import SigmaGrid, VelocityField, draw_noise, rollout
-from danceopd.training import Callback, ConfigError, DanceOPDTrainer, ValidationSettings
+from danceopd.training import Callback, ConfigError, DanceOPDTrainer, Route, Teacher, ValidationSettings
+from danceopd.training.grids import Grids
 from tests.training.tiny import TinyFamily, TinyNet
 
 MakeTrainer = Callable[..., DanceOPDTrainer]
@@ -150,3 +153,34 @@ def test_memory_of_decoders_is_given_back(make_trainer: MakeTrainer, monkeypatch
     make_trainer(validation={"every": 12, "rows": 1}).train()
     # Two teachers on two rows, the student's start, and the student.
     assert calls == [*["decode"] * 4, "release", *["decode", "decode", "release"] * 2]
+
+
+def test_a_changed_teacher_is_drawn_anew_where_a_run_was_killed_before_its_first_checkpoint(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher.safetensors"
+    settings: dict[str, Any] = {
+        "teachers": [Teacher("one", checkpoint=str(teacher))],
+        "routes": [Route("one", data="3")],
+        "validation": {"every": 6, "rows": 1},
+        "max_steps": 1,
+    }
+    save_file(TinyNet(1, torch.float32).state_dict(), teacher)
+    make_trainer(**settings).train()
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    save_file(TinyNet(2, torch.float32).state_dict(), teacher)
+    make_trainer(**settings).train()
+    make_trainer(output_dir=tmp_path / "fresh", **settings).train()
+    kept, fresh = (load_file(tmp_path / run / "grids/.teachers.safetensors") for run in ("run", "fresh"))
+    assert torch.equal(kept["one.0"], fresh["one.0"])
+
+
+def test_other_sizes_are_drawn_anew(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    grids, keys = Grids(ValidationSettings(rows=1), trainer.family), set()
+    grids.on_start(trainer)
+    for shape in ((3, 4, 4), (3, 4, 8)):
+        monkeypatch.setattr(EncodedWhenAsked, "shape", lambda self, row, shape=shape: shape)
+        keys.add(grids._key())
+    assert len(keys) == 2

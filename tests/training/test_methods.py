@@ -119,7 +119,10 @@ def test_the_plan_of_a_law_over_sigma_needs_no_encoded_rows(make_trainer: MakeTr
             {"method": {"name": "danceopd", "states": 2}, "query": {"stratified": True}},
             "query.stratified needs one state per rollout, but method.states=2",
         ),
-        ({"method": "flowopd", "batch_size": 5}, "whole groups of group_size=16, but an update has 20"),
+        (
+            {"method": {"name": "flowopd", "group_size": 16}, "batch_size": 5},
+            "whole groups of group_size=16, but an update has 20",
+        ),
         ({"method": "sft", "rollout_solver": "ab2"}, "rollout_solver='ab2' is of no use to method sft"),
         ({"method": "flowopd", "unedited_weight": 0.5}, "unedited_weight is of no use to method flowopd"),
     ],

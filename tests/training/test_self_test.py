@@ -66,7 +66,7 @@ def test_trained_experts_pass_without_a_warning(tmp_path: Path, dtype: torch.dty
         assert min(field.speeds.values()) > 0.5 * max(field.speeds.values())
         assert field.prompt and field.time
         assert (field.source is None) == (name == "t2i") and field.source != 0.0
-        assert name in report.self_test.line()
+        assert name in " ".join(report.self_test.lines())
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_without_teachers_the_students_start_is_tried(tmp_path: Path) -> None:
     config = run_config(tmp_path, "shapesworld", teachers, method="sft", student=StudentConfig(init="edit"))
     report = check_run(config, family=ShapesWorldFamily()).report
     assert report.self_test.losses == {} and list(report.self_test.fields) == ["student"]
-    assert report.warnings == [] and "student holds 1 of pure noise" in report.self_test.line()
+    assert report.warnings == [] and "student holds 1 of pure noise" in report.self_test.lines()[-1]
 
 
 def test_guidance_counts_its_scale_from_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from danceopd.ops import _native
-from danceopd.ops.reference import compute_dtype
+from danceopd.ops._arithmetic import compute_dtype
 
 LIBRARY = torch.library.Library("danceopd", "DEF")
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from danceopd.ops import _native, reference
+from danceopd.ops._arithmetic import compute_dtype
 from danceopd.ops._library.base import LIBRARY, grad_of, like, register, run
-from danceopd.ops.reference import compute_dtype
 
 Tensor = torch.Tensor
 

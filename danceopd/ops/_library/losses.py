@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from danceopd.ops import _native, reference
+from danceopd.ops._arithmetic import compute_dtype
 from danceopd.ops._library.base import LIBRARY, like, pick, register, run
 from danceopd.ops._masks import lay_out
-from danceopd.ops.reference import compute_dtype
 
 Tensor = torch.Tensor
 

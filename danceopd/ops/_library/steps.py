@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from danceopd.ops import _coefficients, _native, reference
+from danceopd.ops._arithmetic import compute_dtype, per_sample
 from danceopd.ops._library.base import LIBRARY, Pick, grad_of, like, pick, register, run
-from danceopd.ops.reference import per_sample
 
 Tensor = torch.Tensor
 # From the coefficients' values: for each result, what each tensor is multiplied with.
@@ -57,7 +57,7 @@ def _register_step(
             elif len(parts) == 1:
                 result.append(grad_of(*parts[0], dtype))
             else:  # added before they are rounded
-                wide = reference.compute_dtype(some)
+                wide = compute_dtype(some)
                 result.append(sum(grad_of(c, g, wide) for c, g in parts).to(dtype))  # type: ignore[union-attr]
         return *result, *(None,) * (2 * len(numbers))
 

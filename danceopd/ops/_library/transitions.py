@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from danceopd.ops import _coefficients, _native, reference
+from danceopd.ops._arithmetic import compute_dtype, per_sample, times
 from danceopd.ops._library.base import LIBRARY, grad_of, like, pick, register, run
-from danceopd.ops.reference import compute_dtype, per_sample, times
 
 Tensor = torch.Tensor
 

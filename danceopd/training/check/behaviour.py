@@ -12,7 +12,7 @@ from danceopd.families import Family
 from danceopd.flow import GuidedField, VelocityField, rollout
 from danceopd.training.batch import PlannedBatch
 from danceopd.training.check.fields import distance
-from danceopd.training.check.probe import ChosenRows
+from danceopd.training.check.probe import ProbeRows
 from danceopd.training.check.report import Behaviour
 
 _LEVELS: Final = (0.9, 0.5, 0.1)
@@ -28,7 +28,7 @@ class RouteProbe(NamedTuple):
     """
 
     batch: PlannedBatch
-    rows: ChosenRows
+    rows: ProbeRows
 
 
 @torch.no_grad()
@@ -110,11 +110,11 @@ def _change_with_source(field: VelocityField, batch: PlannedBatch) -> float:
     return distance(other, one)
 
 
-def _have_prompts(rows: ChosenRows) -> bool:
+def _have_prompts(rows: ProbeRows) -> bool:
     return any(rows[row].prompt.strip() for row in range(len(rows)))
 
 
-def _sources_differ(rows: ChosenRows) -> bool:
+def _sources_differ(rows: ProbeRows) -> bool:
     first, last = rows[0].sources, rows[len(rows) - 1].sources
     return len(first) != len(last) or not all(map(torch.equal, first, last))
 

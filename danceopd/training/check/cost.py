@@ -14,10 +14,11 @@ from torch import Tensor
 from danceopd.flow import Condition, VelocityField, route_probabilities
 from danceopd.methods import FlowOPD, Soft
 from danceopd.training.batch import PlannedBatch
-from danceopd.training.check.memory import memory_of, peak_bytes
+from danceopd.training.check.memory import memory_of
 from danceopd.training.check.probe import Probe
 from danceopd.training.check.report import Estimate
 from danceopd.training.config import Route, TrainConfig
+from danceopd.training.measuring import peak_bytes
 from danceopd.training.plan import Plan
 from danceopd.training.trainer import DanceOPDTrainer
 

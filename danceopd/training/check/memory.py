@@ -1,19 +1,12 @@
-"""Bytes of models, and what a forward and backward take on top."""
+"""Where the memory of a run goes."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from torch import Tensor
 
-import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
-from torch.utils._pytree import tree_leaves
-
-from danceopd.training.check.fields import models_of
+from danceopd.flow import models_of
 from danceopd.training.check.report import Memory
-from danceopd.training.check.resources import free_memory
+from danceopd.training.measuring import free_memory, storage_bytes
 from danceopd.training.optimizers import moment_bytes
 from danceopd.training.trainer import DanceOPDTrainer
 
@@ -70,77 +63,3 @@ def _kind(name: str, value: Tensor, trained: set[int], with_base: bool) -> str:
     if ".lora_" in name:
         return "adapters"
     return "base" if with_base else "teachers"
-
-
-def storage_bytes(tensors: Iterable[Tensor], seen: set[int]) -> int:
-    """Bytes of the storages under some tensors, without those in `seen`, to which they are added."""
-    total = 0
-    for tensor in tensors:
-        for plain in _plain(tensor):
-            storage = plain.untyped_storage()
-            if storage.data_ptr() not in seen:
-                seen.add(storage.data_ptr())
-                total += storage.nbytes()
-    return total
-
-
-def _plain(tensor: Tensor) -> list[Tensor]:
-    """The tensors that a quantised one is made of, or itself."""
-    value: Any = tensor.data if isinstance(tensor, nn.Parameter) else tensor
-    if not is_traceable_wrapper_subclass(value):
-        return [tensor]
-    names, _ = value.__tensor_flatten__()
-    return [plain for name in names for plain in _plain(getattr(value, name))]
-
-
-def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """Bytes that are alive at the worst moment of `work`, beyond those from before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work()
-        return torch.cuda.max_memory_allocated(device) - before
-    with _LiveBytes() as live:
-        work()
-    return live.peak
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Adds up the storages that operations make, and takes them off as they are freed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._now = 0
-        self._alive: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = {_address(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor) and _address(value) not in given:
-                self._add(value.untyped_storage())
-        return result
-
-    def _add(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._alive:
-            return
-
-        def freed(_: object) -> None:
-            del self._alive[key]
-            self._now -= size
-
-        self._alive[key] = weakref.ref(storage, freed)
-        self._now += size
-        self.peak = max(self.peak, self._now)
-
-
-def _address(value: Tensor) -> int:
-    return int(value.untyped_storage()._cdata)

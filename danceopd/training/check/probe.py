@@ -17,7 +17,7 @@ from danceopd.training.run_folder import CACHE
 
 
 @dataclass(frozen=True)
-class ChosenRows:
+class ProbeRows:
     """Some rows of a route. See `danceopd.families.Examples`."""
 
     examples: Examples
@@ -48,7 +48,7 @@ class Probe:
     """
 
     family: Family
-    rows: Sequence[ChosenRows]
+    rows: Sequence[ProbeRows]
     prepared: Sequence[Prepared]
     seed: int
     num_steps: int
@@ -72,7 +72,7 @@ def open_probe(
     family: Family, config: TrainConfig, data: Sequence[Examples], shapes: Sequence[RowsOfShape]
 ) -> Iterator[Probe]:
     """Encode the probe, in the run's own cache where there is one, else in a folder that goes away again."""
-    rows = [ChosenRows(examples, _choose(of)) for examples, of in zip(data, shapes, strict=True)]
+    rows = [ProbeRows(examples, _choose(of)) for examples, of in zip(data, shapes, strict=True)]
     folder = cache_folder(config)
     with TemporaryDirectory(prefix="danceopd-check-") as temporary:
         place = folder if folder.is_dir() else Path(temporary)

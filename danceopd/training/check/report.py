@@ -59,13 +59,13 @@ class Resources:
     free_memory: int
     device: str
 
-    def line(self) -> str:
-        """For people."""
-        return (
+    def lines(self) -> list[str]:
+        """For people: disk, and memory."""
+        return [
             f"disk: {bytes_text(self.checkpoints)} of checkpoints and {bytes_text(self.cache)} of cache, "
-            f"{bytes_text(self.free_disk)} free; {self.device}: {bytes_text(self.weights)} at least, "
-            f"{bytes_text(self.free_memory)} free"
-        )
+            f"{bytes_text(self.free_disk)} free",
+            f"{self.device}: {bytes_text(self.weights)} at least, {bytes_text(self.free_memory)} free",
+        ]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ class SelfTest:
     """Whether the conventions hold together.
 
     Attributes:
-        losses: by teacher, of a student that is this teacher, through the update of the run: 0 exactly.
+        losses: by teacher, of a student that is this teacher, in DanceOPD's update, whatever the run's
+            method: 0 exactly.
         start: whether the student's velocity is the base's, bit for bit; None for one that starts elsewhere,
             or where the base is not in memory.
         fields: by teacher, what its field does; where no teacher is asked, that of the student's start.
@@ -177,8 +178,8 @@ class SelfTest:
     start: bool | None
     fields: dict[str, Behaviour]
 
-    def line(self) -> str:
-        """For people."""
+    def lines(self) -> list[str]:
+        """For people: what holds for all, and each field."""
         told = []
         if self.losses:
             told.append(f"a student that is its teacher has loss 0 ({', '.join(self.losses)})")
@@ -196,7 +197,7 @@ class SelfTest:
             if field.source is not None:
                 parts.append(f"{percent_text(field.source)} with the source")
             told.append(f"{name} {', '.join(parts)}")
-        return "; ".join(told)
+        return told
 
     def warnings(self) -> list[str]:
         """Of all fields."""
@@ -270,16 +271,16 @@ class Estimate:
     seconds_per_update: float
     hours: float
 
-    def line(self) -> str:
-        """For people."""
+    def lines(self) -> list[str]:
+        """For people: memory, work, and time."""
         memory = self.memory
-        return (
+        return [
             f"about {bytes_text(memory.total)} of memory (models {bytes_text(memory.loaded)}, optimizer and "
             f"gradients {bytes_text(memory.optimizer + memory.gradients)}, activations "
-            f"{bytes_text(memory.activations)}; {bytes_text(memory.free)} free), {self.forwards:.1f} "
-            f"forwards and {self.backwards:.3g} backwards per update, about "
-            f"{time_text(self.seconds_per_update)} per update and {time_text(self.hours * 3600)} in all"
-        )
+            f"{bytes_text(memory.activations)}; {bytes_text(memory.free)} free)",
+            f"{self.forwards:.1f} forwards and {self.backwards:.3g} backwards per update",
+            f"about {time_text(self.seconds_per_update)} per update, {time_text(self.hours * 3600)} in all",
+        ]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from danceopd.settings import ConfigError
 from danceopd.training.check.probe import cache_folder, folder_bytes
 from danceopd.training.check.report import Resources, bytes_text
 from danceopd.training.config import TrainConfig
+from danceopd.training.distributed import num_processes
+from danceopd.training.measuring import free_memory
 from danceopd.training.run_folder import CHECKPOINTS
 
 _FP32 = 4
@@ -38,13 +39,15 @@ def check_resources(footprint: Footprint, config: TrainConfig, device: torch.dev
             "keep_checkpoints, or name another folder."
         )
     masters = 1 if config_trains_copies(config) else 0
-    weights = footprint.weights + every + footprint.trained * _FP32 * masters
+    shares = 1 if config.sharding == "none" else num_processes()
+    weights = footprint.weights // shares + every + footprint.trained * _FP32 * masters
     memory = free_memory(device)
     if weights > memory:
         raise ConfigError(
             f"the models and the optimizer of this run take {bytes_text(weights)} at least, but device "
             f"'{device}' has {bytes_text(memory)} free: train a LoRA, use dtype bfloat16, or offload or "
-            "quantise teachers with checkpoints of their own."
+            "quantise teachers with checkpoints of their own, or spread the weights over several GPUs with "
+            "sharding."
         )
     if footprint.elsewhere > (ram := free_memory(torch.device("cpu"))):
         raise ConfigError(
@@ -79,19 +82,6 @@ def check_cache(resources: Resources, config: TrainConfig, needed: int) -> None:
 def free_disk(folder: Path) -> int:
     """Bytes that can be written below a folder, which need not be there yet."""
     return shutil.disk_usage(_there(folder)).free
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that this process can still take on a device."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + reserved
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # no Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def config_trains_copies(config: TrainConfig) -> bool:

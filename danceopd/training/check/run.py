@@ -17,13 +17,14 @@ from danceopd.training.check.resources import check_cache, check_resources
 from danceopd.training.check.samples import write_samples
 from danceopd.training.check.self_test import run_self_test
 from danceopd.training.check.teachers import describe_teachers
+from danceopd.training.compiling import compile_failures_told
 from danceopd.training.config import RunConfig
 from danceopd.training.routes import asked_teachers, find_grids, name_routes, read_rows
-from danceopd.training.run_folder import check_writable
+from danceopd.training.run_folder import check_folder_writable
 from danceopd.training.trainer import DanceOPDTrainer
 
-Tell = Callable[[str, str], None]
-"""``tell(step, line)``: called when a step of the check has passed."""
+Tell = Callable[[str, Sequence[str]], None]
+"""``tell(step, found)``: called when a step of the check has passed, with what it found, in lines."""
 
 
 class CheckedRun(NamedTuple):
@@ -44,7 +45,7 @@ def check_run(
     family: Family | None = None,
     samples: Path | None = None,
     resume: bool | str | Path | None = True,
-    tell: Tell = lambda step, line: None,
+    tell: Tell = lambda step, found: None,
 ) -> CheckedRun:
     """Try everything that a run needs before a day is spent on it, and stop at the first thing that fails.
 
@@ -62,10 +63,10 @@ def check_run(
     Raises:
         ValueError, OSError, ImportError: in one sentence, what keeps the run from starting.
     """
-    check_writable(Path(config.output_dir))
-    check_writable(cache_folder(config), "cache_dir")
+    check_folder_writable(Path(config.output_dir))
+    check_folder_writable(cache_folder(config), "cache_dir")
     if samples is not None:
-        check_writable(samples, "--out")
+        check_folder_writable(samples, "--out")
     if family is None:
         family = load_family(
             config.family,
@@ -73,13 +74,13 @@ def check_run(
             device=config.device,
             resolution=config.resolution,
         )
-    tell("config", f"{config.family}, {len(config.teachers)} teachers, {len(config.routes)} routes")
+    tell("config", [f"{config.family}, {len(config.teachers)} teachers, {len(config.routes)} routes"])
 
     data = read_rows(family, config.routes)
     find_grids(family, config.routes, data, config.num_rollout_steps)
     shapes = [family.shapes(rows) for rows in data]
     rows = _describe_rows(config, shapes)
-    tell("data", "; ".join(entry.line() for entry in rows))
+    tell("data", [entry.line() for entry in rows])
 
     asked = asked_teachers(config.teachers, config.routes, config.method)
     resources = check_resources(family.footprint(config.student, asked), config, family.device)
@@ -87,24 +88,28 @@ def check_run(
         cache = _cache_bytes(config, probe, data)
         check_cache(resources, config, cache)
         resources = dataclasses.replace(resources, cache=cache)
-        tell("resources", resources.line())
+        tell("resources", resources.lines())
 
         trainer = DanceOPDTrainer(
             family=family, teachers=config.teachers, routes=config.routes, config=config, data=data
         )
         if resume is not None:
             trainer.find_start(resume)
-        teachers = list(describe_teachers(trainer, probe))
-        tell("teachers", "; ".join(teacher.line() for teacher in teachers))
-        self_test = run_self_test(trainer, probe)
-        tell("self-test", self_test.line())
-        estimate = estimate_run(trainer, config.routes, probe)
-        tell("estimate", estimate.line())
-        picture = None
-        if samples is not None:
-            picture = str(write_samples(trainer, probe, samples))
-            tell("samples", picture)
-    warnings = [*_warnings(resources, estimate), *self_test.warnings()]
+        with trainer.ranks.together():  # where a model is spread over them, none can call it alone
+            # Fields are compared to the last bit, which compiled code rounds as it likes.
+            with torch.compiler.set_stance("force_eager"):
+                teachers = list(describe_teachers(trainer, probe))
+                tell("teachers", [teacher.line() for teacher in teachers])
+                self_test = run_self_test(trainer, probe)
+                tell("self-test", self_test.lines())
+            with compile_failures_told(config.compile):
+                estimate = estimate_run(trainer, config.routes, probe)
+            tell("estimate", estimate.lines())
+            picture = None
+            if samples is not None:
+                picture = str(write_samples(trainer, probe, samples))
+                tell("samples", [picture])
+    warnings = [*_left_out(config), *_warnings(resources, estimate), *self_test.warnings()]
     report = CheckReport(rows, resources, teachers, self_test, estimate, picture, warnings)
     return CheckedRun(report, trainer)
 
@@ -132,6 +137,19 @@ def _cache_bytes(config: RunConfig, probe: Probe, data: Sequence[Examples]) -> i
     folder = cache_folder(config)
     files = sum(1 for file in folder.rglob("*.safetensors"))
     return round(max(0, rows - files) * folder_bytes(folder) / max(1, files))
+
+
+def _left_out(config: RunConfig) -> list[str]:
+    """Guidance of teachers that the student starts from."""
+    init = config.student.init
+    names = {init} if isinstance(init, str) else set(init)
+    return [
+        f"student.init names '{teacher.name}', a teacher with guidance_scale={teacher.guidance_scale:g}, but "
+        "weights cannot hold guidance: the student starts from them without it, and learns it where a route "
+        "asks that teacher."
+        for teacher in config.teachers
+        if teacher.name in names and teacher.guidance_scale != 1.0
+    ]
 
 
 def _warnings(resources: Resources, estimate: Estimate) -> list[str]:

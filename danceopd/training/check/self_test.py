@@ -96,6 +96,12 @@ def _routes_of(index: int, trainer: DanceOPDTrainer) -> list[int]:
 
 
 def _loss_of(index: int, trainer: DanceOPDTrainer, probe: Probe) -> float:
+    """The largest loss of a teacher in the student's place.
+
+    In DanceOPD's update also where the run has another method: all that have teachers compare velocities of
+    both fields at the same inputs, so what breaks this law for one breaks it for all; that of soft, whose
+    mixture is no teacher's field, could not tell.
+    """
     slots = [slot for route in _routes_of(index, trainer) for slot in probe.slots(route)]
     teachers = {teacher.name: field for teacher, field in zip(trainer.asked, trainer.teachers, strict=True)}
     losses = [
@@ -105,7 +111,7 @@ def _loss_of(index: int, trainer: DanceOPDTrainer, probe: Probe) -> float:
             teachers,
             part.batch,
             part.grid,
-            Limits(trainer.config.batch_size, trainer.config.rollout_batch_size),
+            Limits(trainer.config.batch_size, trainer.rollout_batch_size),
         )
         .loss
         for part in probe.batches(slots, trainer.teacher_of_route)

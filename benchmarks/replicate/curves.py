@@ -1,0 +1,168 @@
+"""Scores and diversity over updates, compute and each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from replicate.arms import MAIN, label_of, place_of, settings_of
+from replicate.drawing import (
+    Drawing,
+    add_legend,
+    draw_curve,
+    grounds_of,
+    least_ratio,
+    mark_expert,
+    new_figure,
+    save,
+    share_of,
+    tidy,
+)
+from replicate.palette import colours_of, markers_of
+from replicate.records import Run
+from replicate.stats import outcomes, score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def _watched(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
+    """Setting -> arm -> runs with a curve, at equal updates."""
+    found: dict[str, dict[str, list[Run]]] = {}
+    for setting in settings_of(runs):
+        own = [
+            r for r in runs if r.setting == setting and r.budget == "updates" and r.curve and r.suite == MAIN
+        ]
+        arms = sorted({run.arm for run in own}, key=place_of)
+        if arms:
+            found[setting] = {arm: [run for run in own if run.arm == arm] for arm in arms}
+    return found
+
+
+def draw_over_updates(runs: Sequence[Run], folder: Path) -> Iterator[Drawing]:
+    """Score above, diversity below, a panel per ground, of runs that were watched."""
+    for setting, arms in _watched(runs).items():
+        grounds = grounds_of([run for own in arms.values() for run in own])
+        figure = new_figure(len(grounds) + 1, 2)
+        panels: Any = figure.subplots(2, len(grounds) + 1, sharex=True, sharey="row", squeeze=False)
+        colours, markers = colours_of(arms), markers_of(arms)
+        for arm, own in arms.items():
+            steps = [moment["updates"] for moment in own[0].curve]
+            own = [run for run in own if [moment["updates"] for moment in run.curve] == steps]
+            kinds = (
+                [[[share_of(m["tasks"], g) for m in run.curve] for run in own] for g in grounds],
+                [[[least_ratio(m["diversity"], g) for m in run.curve] for run in own] for g in grounds],
+            )
+            for row, of_grounds in zip(panels, kinds, strict=True):
+                for panel, values in zip(row, [*of_grounds, np.mean(of_grounds, axis=0)], strict=True):
+                    draw_curve(panel, steps, np.asarray(values), colours[arm], markers[arm], label_of(arm))
+        for place, ground in enumerate([*grounds, None]):
+            panels[0][place].set_title(ground or "mean of the grounds", fontsize=10)
+            mark_expert(panels[0][place], runs, setting, ground, across=True)
+            panels[1][place].set_xlabel("updates", fontsize=9)
+        for panel in panels.flatten():
+            tidy(panel)
+        panels[0][0].set_ylabel("% of test tasks", fontsize=9)
+        panels[1][0].set_ylabel("least diversity ratio", fontsize=9)
+        add_legend(figure, panels[0][0])
+        note = "Mean over seeds, band from the lowest to the highest seed. Dashed: the expert on all tasks."
+        title = f"score and diversity over training, {setting}"
+        yield save(figure, folder, f"over-updates-{setting}", title, note)
+
+
+def _ends(runs: Sequence[Run], setting: str) -> dict[str, dict[str, list[Run]]]:
+    """Arm of the main table -> budget -> trained runs."""
+    found: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        if run.setting == setting and run.suite == MAIN and run.budget != "none":
+            found.setdefault(run.arm, {}).setdefault(run.budget, []).append(run)
+    return {arm: found[arm] for arm in sorted(found, key=place_of)}
+
+
+def draw_over_compute(runs: Sequence[Run], folder: Path) -> Iterator[Drawing]:
+    """Where each method of the main table ends, at both budgets."""
+    settings = [setting for setting in settings_of(runs) if _ends(runs, setting)]
+    if not settings:
+        return
+    figure = new_figure(len(settings), width=4.6, height=3.6)
+    panels: Any = figure.subplots(1, len(settings), squeeze=False)[0]
+    for panel, setting in zip(panels, settings, strict=True):
+        tidy(panel)
+        ends = _ends(runs, setting)
+        colours, markers = colours_of(ends), markers_of(ends)
+        for arm, budgets in ends.items():
+            x, y = [], []
+            for budget in ("updates", "compute"):
+                if own := budgets.get(budget):
+                    told = score(outcomes(own))
+                    x.append(float(np.mean([run.compute for run in own])) / 1000)
+                    y.append(100 * told.value)
+                    panel.plot(
+                        [x[-1]] * 2, [100 * told.low, 100 * told.high], color=colours[arm], linewidth=1
+                    )
+            panel.plot(
+                x,
+                y,
+                color=colours[arm],
+                marker=markers[arm],
+                markersize=7,
+                linewidth=1.2,
+                label=label_of(arm),
+            )
+        panel.set_xscale("log")
+        _plain_log(panel)
+        panel.set_title(setting, fontsize=10)
+        panel.set_xlabel("training, thousands of student forwards", fontsize=9)
+    panels[0].set_ylabel("% of test tasks, mean of grounds", fontsize=9)
+    add_legend(figure, panels[0])
+    note = "A line joins equal updates and equal compute of a method. Whiskers: 95 % over seeds and prompts."
+    yield save(figure, folder, "over-compute", "score against compute", note)
+
+
+def _plain_log(panel: Axes) -> None:
+    """Numbers instead of powers of ten, few of them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_diversity(runs: Sequence[Run], folder: Path) -> Iterator[Drawing]:
+    """How varied the images of the main table are against how right they are."""
+    for setting in settings_of(runs):
+        own = [
+            run
+            for run in runs
+            if run.setting == setting and run.suite == MAIN and run.budget != "compute" and run.diversity
+        ]
+        if not own:
+            continue
+        arms = sorted({run.arm for run in own}, key=place_of)
+        grounds, colours, markers = grounds_of(own), colours_of(arms), markers_of(arms)
+        figure = new_figure(len(grounds), width=4.4, height=3.4)
+        panels: Any = figure.subplots(1, len(grounds), sharey=True, squeeze=False)[0]
+        for panel, ground in zip(panels, grounds, strict=True):
+            tidy(panel)
+            for arm in arms:
+                some = [run for run in own if run.arm == arm and ground in run.diversity]
+                if not some:
+                    continue
+                x = [share_of(run.tasks, ground) for run in some]
+                y = [least_ratio(run.diversity, ground) for run in some]
+                face = "none" if arm.startswith("source") else colours[arm]
+                look: dict[str, Any] = {"marker": markers[arm], "edgecolors": colours[arm]}
+                if len(some) > 1:
+                    panel.scatter(x, y, s=14, color=colours[arm], marker=markers[arm], alpha=0.35)
+                panel.scatter(np.mean(x), np.mean(y), s=60, facecolors=face, label=label_of(arm), **look)
+            panel.axhline(1.0, color="#444", linestyle=":", linewidth=1)
+            panel.set_title(ground, fontsize=10)
+            panel.set_xlabel("% of test tasks", fontsize=9)
+            panel.set_xlim(-3, 103)
+        panels[0].set_ylabel("least diversity ratio", fontsize=9)
+        add_legend(figure, panels[0])
+        note = "Small: seeds. Hollow: sources. 1 is as varied as the truth; the least of four properties."
+        yield save(figure, folder, f"diversity-{setting}", f"diversity against score, {setting}", note)

@@ -1,0 +1,53 @@
+"""Benchmarks by the name that the command line gives them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from danceopd.evaluation.base import Benchmark
+from danceopd.evaluation.benchmarks.editeval import open_editeval
+from danceopd.evaluation.benchmarks.emuedit import open_emuedit
+from danceopd.evaluation.benchmarks.gedit import open_gedit
+from danceopd.evaluation.benchmarks.geneval import open_geneval
+from danceopd.evaluation.benchmarks.imgedit import open_imgedit
+from danceopd.evaluation.benchmarks.shapesworld import open_shapesworld
+from danceopd.settings import nearest
+
+BENCHMARKS: Final[Mapping[str, Callable[..., Benchmark]]] = {
+    "geneval": open_geneval,
+    "gedit": open_gedit,
+    "imgedit": open_imgedit,
+    "emuedit": open_emuedit,
+    "editeval": open_editeval,
+    "shapesworld": open_shapesworld,
+}
+"""What opens a copy of each; all take the copy's folder, and options by their names."""
+
+_ALSO: Final = {"evaledit": "editeval"}
+
+
+def open_benchmark(name: str, folder: str | Path, **options: Any) -> Benchmark:
+    """Open and check a user's copy of a benchmark; nothing is downloaded.
+
+    Args:
+        name: one of `BENCHMARKS`.
+        folder: the copy, laid out as it is published.
+        options: of that benchmark, such as ``language="cn"`` of GEdit-Bench; see its ``open_...`` function.
+
+    Raises:
+        ValueError: the name or an option is unknown; or, as `danceopd.data.DataError`, the copy is not whole,
+            with all that is wrong in one message.
+        ImportError: a package that reads the copy is not installed.
+    """
+    name = _ALSO.get(name, name)
+    if name not in BENCHMARKS:
+        raise ValueError(f"benchmark '{name}' is unknown: {nearest(name, BENCHMARKS)}")
+    known = [option for option in inspect.signature(BENCHMARKS[name]).parameters if option != "folder"]
+    for option in options:
+        if option not in known:
+            cure = nearest(option, known) if known else "it has none."
+            raise ValueError(f"'{option}' is no option of the benchmark {name}: {cure}")
+    return BENCHMARKS[name](Path(folder).expanduser(), **options)

@@ -1,0 +1,344 @@
+"""How a replication is judged and told: intervals, verdicts, tables, page. Its runs are made up."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from replicate import paper, stats
+from replicate.arms import BASELINES, GROUNDS, REFERENCE, absorbed_by, label_of, place_of, runs_of
+from replicate.claims import CLAIMS, Finding, judge
+from replicate.guidance import compositions
+from replicate.records import Run
+from replicate.stats import Estimate, Outcomes, difference, kept_share, mean_and_sd, outcomes, score
+from replicate.tables import Table, gaps_table, suite_table, suite_tables
+from replicate.verdicts import ABOVE, CLOSE, NO_TRADE_OFF, NOT_BELOW, Check, Rule, Verdict, decide
+from replicate.write import RESULTS, write_report
+
+from tests.page.html import Page
+from tests.replication_runs import MAIN, make_run
+
+SOURCES = [name for name in MAIN if name.startswith("source")]
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "DRAWS", 400)
+
+
+def arm(tasks: np.ndarray, *, seeds: Sequence[int] | None = None, trained: bool = True) -> Outcomes:
+    """tasks: [categories, S, T]."""
+    chosen = tuple(range(tasks.shape[1])) if seeds is None else tuple(seeds)
+    categories = {str(place): given.astype(np.float32) for place, given in enumerate(tasks)}
+    return Outcomes(chosen, trained, {"ground": categories})
+
+
+def main_runs(
+    seeds: Sequence[int], shares: Mapping[str, tuple[float, float]] = MAIN, count: int = 24
+) -> list[Run]:
+    """The main table of both settings, without a run that a setting has no use for."""
+    runs = []
+    for setting, grounds in GROUNDS.items():
+        sources = {"source: base" if ground == "t2i" else f"source: {ground}" for ground in grounds}
+        for name, share in shares.items():
+            if name in sources or name == "weight merge":
+                runs.append(make_run(name, 0, setting, share, budget="none", count=count))
+            elif not name.startswith("source"):
+                budgets = ("updates", "compute")
+                runs += [
+                    make_run(name, seed, setting, share, budget=budget, count=count, curve=name == REFERENCE)
+                    for seed in seeds
+                    for budget in budgets
+                ]
+    return runs
+
+
+def verdict_of(runs: Sequence[Run], name: str, budget: str = "updates") -> Finding:
+    (found,) = [f for f in judge(runs) if f.claim.name == name and f.budget == budget]
+    return found
+
+
+# -- intervals -----------------------------------------------------------------------------------------------
+def test_the_deviation_is_that_of_a_sample_and_one_seed_has_none() -> None:
+    assert mean_and_sd([0.1, 0.2, 0.3]) == pytest.approx((0.2, 0.1))
+    assert mean_and_sd([0.4]) == (0.4, None)
+
+
+def test_intervals_of_many_prompts_are_those_of_the_binomial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "DRAWS", 4000)
+    tasks = (np.arange(400) % 4 == 0)[None, None]
+    found = score(arm(tasks, trained=False), "ground")
+    wanted = 1.96 * (0.25 * 0.75 / 400) ** 0.5
+    assert found.value == pytest.approx(0.25)
+    assert found.high - found.value == pytest.approx(wanted, rel=0.1)
+    assert found.value - found.low == pytest.approx(wanted, rel=0.1)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say_and_are_not_idle() -> None:
+    drawn = np.random.default_rng(0)
+    held, widths, spread = [], [], []
+    for _ in range(150):
+        hard = drawn.random((2, 1, 24))
+        own = [
+            (0.5 * hard + 0.5 * drawn.random((2, 3, 24)) < 0.5 + drawn.normal(0, 0.03, (1, 3, 1)))
+            for _ in range(2)
+        ]
+        found = difference(arm(own[0]), arm(own[1]), "ground")
+        assert found is not None
+        held.append(found.low <= 0 <= found.high)
+        widths.append(found.high - found.low)
+        spread.append(found.value)
+    assert np.mean(held) >= 0.93
+    assert np.mean(widths) < 2 * 2 * 1.96 * np.std(spread)
+
+
+def test_pairing_makes_the_interval_narrower() -> None:
+    drawn = np.random.default_rng(1)
+    hard = drawn.random((3, 1, 40))
+    own, other = (0.8 * hard + 0.2 * drawn.random((3, 3, 40)) < share for share in (0.55, 0.5))
+    paired = difference(arm(own), arm(other), "ground")
+    apart = difference(arm(own), arm(drawn.permuted(other, axis=2)), "ground")
+    assert paired is not None and apart is not None
+    assert paired.value == pytest.approx(apart.value)
+    assert paired.high - paired.low < 0.8 * (apart.high - apart.low)
+
+
+def test_only_common_seeds_are_paired() -> None:
+    tasks = np.asarray([[[1, 1], [0, 0], [1, 0]]])
+    own, other = arm(tasks, seeds=(0, 1, 2)), arm(1 - tasks, seeds=(1, 2, 5))
+    found = difference(own, other)
+    assert found is not None
+    assert (found.value, found.seeds) == (0.25 - 0.5, 2)
+    assert difference(own, arm(tasks, seeds=(7, 8, 9))) is None
+    untrained = arm(tasks[:, :1], seeds=(0,), trained=False)
+    for found, wanted in ((difference(own, untrained), -0.5), (difference(untrained, own), 0.5)):
+        assert found is not None
+        assert (found.value, found.seeds) == (pytest.approx(wanted), 3)
+
+
+def test_a_share_is_kept_of_what_the_expert_has() -> None:
+    expert = arm(np.ones((2, 1, 8)), trained=False)
+    student = arm(np.tile([1, 1, 1, 0], (2, 3, 2)))
+    found = kept_share(student, expert, "ground")
+    assert found is not None and found.value == 0.75 and found.low < 0.75 < found.high
+    assert kept_share(student, arm(np.zeros((2, 1, 8)), trained=False), "ground") is None
+
+
+def test_runs_that_cannot_be_compared_are_refused() -> None:
+    with pytest.raises(ValueError, match="seeds \\[1, 1\\], one of them twice"):
+        outcomes([make_run("joint training", 1), make_run("joint training", 1)])
+    with pytest.raises(ValueError, match="different tasks"):
+        outcomes([make_run("joint training", 0), make_run("joint training", 1, count=8)])
+    with pytest.raises(ValueError, match="different tasks"):
+        difference(outcomes([make_run("joint training")]), outcomes([make_run("soft", count=8)]))
+
+
+# -- verdicts ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("rule", "low", "high", "wanted"),
+    [
+        (ABOVE, 0.01, 0.05, "reproduced"),
+        (ABOVE, -0.01, 0.05, "undecided"),
+        (ABOVE, -0.05, -0.01, "not reproduced"),
+        (ABOVE, 0.0, 0.0, "undecided"),
+        (NOT_BELOW, -0.02, 0.5, "reproduced"),
+        (NOT_BELOW, -0.04, 0.5, "undecided"),
+        (NOT_BELOW, -0.09, -0.04, "not reproduced"),
+        (CLOSE, -0.02, 0.02, "reproduced"),
+        (CLOSE, -0.02, 0.04, "undecided"),
+        (CLOSE, 0.04, 0.09, "not reproduced"),
+        (NO_TRADE_OFF, 0.96, 1.02, "reproduced"),
+        (NO_TRADE_OFF, 0.90, 1.02, "undecided"),
+        (NO_TRADE_OFF, 0.80, 0.94, "not reproduced"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(rule: Rule, low: float, high: float, wanted: Verdict) -> None:
+    assert rule.verdict(Estimate((low + high) / 2, low, high, 3)) == wanted
+    assert rule.verdict(Estimate((low + high) / 2, low, high, 1)) == "undecided"
+    assert rule.verdict(None) == "no data"
+
+
+def test_a_claim_holds_when_all_its_checks_hold() -> None:
+    holds = Check("A against B", ABOVE, Estimate(0.2, 0.1, 0.3, 3))
+    open_one = Check("A against C", ABOVE, Estimate(0.1, -0.1, 0.3, 3))
+    refuted = Check("A against D", ABOVE, Estimate(-0.2, -0.3, -0.1, 3))
+    missing = Check("A against E", ABOVE, None)
+    assert decide([holds]) == ("reproduced", holds, "A against B: +20.0 points [+10.0, +30.0], 3 seeds.")
+    assert decide([holds, open_one])[:2] == ("undecided", open_one)
+    assert decide([holds, open_one, refuted, missing])[:2] == ("not reproduced", refuted)
+    verdict, _, sentence = decide([holds, missing])
+    assert verdict == "undecided" and "no runs for A against E" in sentence
+    assert decide([missing])[:2] == decide([])[:2] == ("no data", None)
+
+
+def test_what_is_plain_is_found_and_what_is_the_other_way_round_too() -> None:
+    plain = {name: (0.3, 0.3) for name in MAIN} | {REFERENCE: (0.9, 0.9)}
+    plain |= {name: (0.6, 0.6) for name in SOURCES}
+    runs = main_runs((0, 1, 2), plain)
+    for name in ("no trade-off", "above every baseline", "on-policy above off-policy"):
+        assert verdict_of(runs, name).verdict == "reproduced"
+    assert verdict_of(runs, "above every baseline", "compute").verdict == "reproduced"
+    assert len(verdict_of(runs, "above every baseline").checks) == len(BASELINES) * len(GROUNDS)
+    runs = main_runs((0, 1, 2), plain | {REFERENCE: (0.1, 0.1)})
+    for name in ("no trade-off", "above every baseline", "on-policy above off-policy"):
+        found = verdict_of(runs, name)
+        assert found.verdict == "not reproduced"
+        assert found.decisive is not None and found.decisive.verdict == "not reproduced"
+
+
+def test_one_seed_decides_nothing_and_no_runs_are_no_data() -> None:
+    plain = {name: (0.3, 0.3) for name in MAIN} | {REFERENCE: (0.9, 0.9)}
+    runs = main_runs((0,), plain)
+    assert verdict_of(runs, "above every baseline").verdict == "undecided"
+    assert "1 seed." in verdict_of(runs, "above every baseline").sentence
+    assert verdict_of(runs, "hard above soft").verdict == "no data"
+    assert {finding.verdict for finding in judge([])} == {"no data"}
+
+
+def test_a_missing_setting_leaves_a_claim_about_both_undecided() -> None:
+    plain = {name: (0.3, 0.3) for name in MAIN} | {REFERENCE: (0.9, 0.9)}
+    runs = [run for run in main_runs((0, 1), plain) if run.setting == "t2i-edit"]
+    found = verdict_of(runs, "on-policy above off-policy")
+    assert found.verdict == "undecided" and "local-global" in found.sentence
+    shares = {"hard, per sample": (0.9, 0.9), "soft mixture": (0.2, 0.2)}
+    runs += [
+        make_run(arm, seed, shares=share, suite="routing", count=24)
+        for arm, share in shares.items()
+        for seed in (0, 1)
+    ]
+    assert verdict_of(runs, "hard above soft").verdict == "reproduced"  # an ablation may have one setting
+
+
+def test_the_best_of_many_equal_compositions_is_not_above_none() -> None:
+    scales = {beta: (0.5,) for beta in (2.0, 3.0, 4.0, 5.0)}
+    arms = {"base": "none"} | {f"alpha = {alpha}": "updates" for alpha in (2, 3, 4, 5)}
+    runs = [
+        make_run(arm, seed, "guided", (0.5,), suite="cfg", budget=budget, count=24, scales=scales, noise=1.0)
+        for arm, budget in arms.items()
+        for seed in range(1 if budget == "none" else 2)
+    ]
+    assert len(compositions(runs, "guided")) == 25
+    assert verdict_of(runs, "guidance composes").verdict == "undecided"
+    assert absorbed_by("alpha = 1.5") == 1.5 and absorbed_by("K = 4") is None
+    names = {row["arm"] for row in suite_tables(runs)[0].rows}
+    assert {"base", "base, beta = 2", "alpha = 5", "alpha = 5, beta = 5"} <= names
+
+
+# -- tables --------------------------------------------------------------------------------------------------
+def row_of(table: Table, name: str, budget: str) -> dict[str, str]:
+    place = next(i for i, row in enumerate(table.rows) if (row["arm"], row["budget"]) == (name, budget))
+    return dict(zip(table.columns, table.cells[place], strict=True))
+
+
+def test_a_table_says_what_one_seed_and_no_training_cannot_tell() -> None:
+    runs = main_runs((0,))
+    table = suite_table(runs, "main", "t2i-edit")
+    student, expert = row_of(table, "flowopd", "updates"), row_of(table, "source: base", "none")
+    assert student["mean"].endswith(" ± -") and student["seeds"] == "1"
+    assert "±" not in expert["mean"] and expert["seeds"] == expert["compute"] == "-"
+    assert "±" in row_of(suite_table(main_runs((0, 1)), "main", "t2i-edit"), "flowopd", "updates")["mean"]
+
+
+def test_missing_seeds_are_left_out_of_the_pair_and_not_of_the_mean() -> None:
+    runs = [run for run in main_runs((0, 1, 2)) if (run.arm, run.seed) != ("joint training", 1)]
+    row = next(r for r in suite_table(runs, "main", "t2i-edit").rows if r["arm"] == "joint training")
+    own, reference = (
+        runs_of(runs, "main", "t2i-edit", "joint training", "updates"),
+        runs_of(runs, "main", "t2i-edit", REFERENCE, "updates"),
+    )
+    assert row["seeds"] == 2
+    assert row["mean"] == pytest.approx(np.mean([outcomes([run]).scores() for run in own]), abs=1e-5)
+    common = [outcomes([run]).scores() for run in reference if run.seed != 1]
+    assert row["difference"] == pytest.approx(row["mean"] - np.mean(common), abs=1e-5)
+
+
+def test_ranks_stand_beside_those_of_the_paper() -> None:
+    assert paper.ranks({"a": 3.0, "b": 5.0, "c": 3.0}) == {"a": 2, "b": 1, "c": 2}
+    known = {*SOURCES, *BASELINES, REFERENCE}
+    assert all({*table.values} <= known for table in paper.PUBLISHED if table.suite == "main")
+    plain = {name: (0.5, 0.5) for name in MAIN} | {REFERENCE: (0.95, 0.95), "joint training": (0.1, 0.1)}
+    table = suite_table(main_runs((0, 1), plain), "main", "local-global")
+    assert row_of(table, REFERENCE, "updates")["rank GEdit"] == "1 / 1"
+    assert row_of(table, "joint training", "updates")["rank GEdit"] == "8 / 7"
+    without = [run for run in main_runs((0, 1), plain) if run.arm != "source: global"]
+    assert (
+        row_of(suite_table(without, "main", "local-global"), "joint training", "compute")["rank GEdit"]
+        == "7 / 7"
+    )
+
+
+def test_arms_are_listed_as_in_the_paper_and_numbers_count() -> None:
+    names = ["16 steps", "4 steps", "danceopd", "8 steps", "joint training", "source: base"]
+    wanted = ["source: base", "joint training", "danceopd", "8 steps", "4 steps", "16 steps"]
+    assert sorted(names, key=place_of) == wanted
+    assert label_of("low", "query") == "low (DanceOPD)"
+
+
+def test_noise_levels_that_no_state_was_at_are_left_out() -> None:
+    run = make_run("joint training")
+    sigmas = [0.25, 0.5, 0.75]
+    runs = [
+        replace(run, seed=seed, gap={"t2i": {"sigma": sigmas, "error": errors}})
+        for seed, errors in enumerate(([0.1, None, 0.3], [0.3, math.nan, math.nan]))
+    ]
+    table = gaps_table(runs)
+    assert [row["error"] for row in table.rows] == [0.2, "", 0.3]
+    assert table.cells[0][-3:] == ("0.25", "0.2", "0.3")
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+def test_a_report_is_a_function_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    runs = [run for run in main_runs((0, 1), count=8) if run.setting == "t2i-edit"]
+    runs = [r for r in runs if r.arm in ("source: base", "source: edit", "offpolicy", REFERENCE)]
+    runs += [
+        make_run("alpha = 2", 0, "guided", (0.4,), suite="cfg", count=8, scales={2.0: (0.5,)}),
+        make_run("base", 0, "guided", (0.3,), suite="cfg", count=8, scales={2.0: (0.4,)}, budget="none"),
+    ]
+    stale = tmp_path / "a" / "tables" / "old-t2i-edit.csv"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("of runs that are gone")
+    monkeypatch.setattr("replicate.drawing._DPI", 40)
+    write_report(runs, tmp_path / "a")
+    page = Page(tmp_path / "a" / "report.html")  # fails where it points outside
+    monkeypatch.setattr("replicate.write.draw_all", lambda runs, folder: [])  # which takes the time
+    (tmp_path / "b").mkdir()
+    write_report(random.Random(0).sample(runs, len(runs)), tmp_path / "b")
+    first, second = (
+        {
+            path.name: path.read_bytes()
+            for path in [*(tmp_path / name / "tables").iterdir(), tmp_path / name / RESULTS]
+        }
+        for name in ("a", "b")
+    )
+    assert first == second
+    tables = {"main-t2i-edit", "cfg-guided", "claims", "checks", "curves", "gaps"}
+    assert set(first) == {f"{name}.{kind}" for name in tables for kind in ("md", "csv", "json")} | {RESULTS}
+    figures = {path.stem for path in (tmp_path / "a" / "figures").iterdir()}
+    of_setting = {f"{name}-t2i-edit" for name in ("main", "over-updates", "diversity", "gap-main")}
+    assert figures == of_setting | {"over-compute", "cfg-guided"}
+    assert len(page.images) == len(figures)
+    for claim in CLAIMS:
+        assert claim.statement in page.text
+    results = json.loads(first[RESULTS])
+    assert len(results["runs"]) == len(runs)
+    assert results["tables"]["main-t2i-edit"] == json.loads(first["main-t2i-edit.json"])["rows"]
+
+
+def test_without_matplotlib_and_without_runs_nothing_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ModuleNotFoundError, match=r"need matplotlib: pip install 'danceopd\[bench\]'"):
+        write_report([make_run("joint training")], tmp_path)
+    monkeypatch.setattr("replicate.write.check_matplotlib", lambda: None)
+    with pytest.raises(ValueError, match="no runs to report"):
+        write_report([], tmp_path)
+    assert not list(tmp_path.iterdir())
