@@ -11,6 +11,7 @@ from typing import Any, Final
 from danceopd.files import write_whole
 from danceopd.page import data_uri, write_page
 from replicate.arms import place_of, settings_of
+from replicate.brief import brief_tables
 from replicate.claims import CLAIMS, Finding, judge
 from replicate.drawing import Drawing, check_matplotlib
 from replicate.figures import draw_all
@@ -41,6 +42,7 @@ _TITLES: Final = {
     "loss": "Loss",
     "init": "Where the student starts",
     "cfg": "Guidance, absorbed and added",
+    "beyond": "Query laws beyond the paper",
     "longer": "Four times the updates",
     "tune": "Learning rates, on validation tasks",
 }
@@ -64,7 +66,7 @@ def write_report(records: Sequence[Run], out: Path) -> None:
     findings = judge(runs)
     suites = suite_tables(runs)
     others = [claims_table(findings), checks_table(findings), curves_table(runs), gaps_table(runs)]
-    told = [table for table in (*suites, *others) if table.rows]
+    told = [table for table in (*suites, *brief_tables(runs), *others) if table.rows]
     _write_tables(told, _emptied(out / TABLES, (".md", ".csv", ".json")))
     figures = draw_all(runs, _emptied(out / FIGURES, (".png",)))
     _write_json(out / RESULTS, _results(runs, findings, suites))

@@ -33,14 +33,14 @@ def scores(body: Mapping[str, Any], value: int = 7) -> dict[str, Any]:
 
 
 def good(handler: Handler, body: dict[str, Any]) -> None:
+    handler.endpoint.answered.append(handler.endpoint.content_of(body))  # before the other side goes on
     handler.send(200, json.dumps(scores(body)).encode())
-    handler.endpoint.answered.append(handler.endpoint.content_of(body))
 
 
 def says(text: str | None, finish: str = "stop", **message: Any) -> Act:
     def act(handler: Handler, body: dict[str, Any]) -> None:
-        handler.send(200, json.dumps(completion(text, finish, **message)).encode())
         handler.endpoint.answered.append(handler.endpoint.content_of(body))
+        handler.send(200, json.dumps(completion(text, finish, **message)).encode())
 
     return act
 

@@ -55,6 +55,9 @@ def test_evalscope_is_told_of_ids_and_images(tmp_path: Path) -> None:
     save(tmp_path / "0.png", noise(0))
     with pytest.raises(ValueError, match="case '0' has no GEdit-Bench key"):
         write_evalscope(keyless, tmp_path, tmp_path / "gedit.jsonl")
+    twice = Copy([edit(language, tmp_path, about={"key": "aa"}) for language in ("en", "cn")], 1, "{key}.png")
+    with pytest.raises(ValueError, match="'en' and 'cn' have one GEdit-Bench key: hand over one language"):
+        write_evalscope(twice, tmp_path, tmp_path / "gedit.jsonl")
 
 
 def review(key: str, value: dict[str, Any]) -> str:

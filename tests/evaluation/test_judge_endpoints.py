@@ -58,14 +58,13 @@ def test_a_silent_or_dripping_endpoint_times_out(bench: Bench, trouble: serve.Ac
     assert bench.judge(client={"timeout": 0.4}).judge(case, image)["overall@seer"] == pytest.approx(7)
 
 
-@pytest.mark.parametrize(
-    ("header", "least"), [("7", 7.0), (formatdate(time.time() + 40, usegmt=True), 20.0), ("soon", 0.0)]
-)
-def test_retry_after_is_honoured(bench: Bench, header: str, least: float) -> None:
+@pytest.mark.parametrize("header", ["300", "date", "soon"])
+def test_retry_after_is_honoured(bench: Bench, header: str) -> None:
     case, image = bench.one()
-    bench.endpoint.script = [serve.status(429, Retry_After=header)]
+    given = formatdate(time.time() + 300, usegmt=True) if header == "date" else header
+    bench.endpoint.script = [serve.status(429, Retry_After=given)]
     bench.judge().judge(case, image)
-    assert least <= bench.waits[0] <= least + 25
+    assert (100 < bench.waits[0] < 302) if header != "soon" else (0 < bench.waits[0] <= 1)
 
 
 def test_an_endpoint_that_asks_to_wait_for_long_ends_the_run(bench: Bench) -> None:

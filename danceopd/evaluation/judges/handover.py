@@ -51,12 +51,12 @@ def write_evalscope(benchmark: Benchmark, images: Path, out: Path) -> Path:
         OSError: the file cannot be written.
     """
     lines, missing = [], []
-    for case in benchmark.cases():
+    for key, case in _by_key(benchmark).items():
         # Absolute, because EvalScope opens it from wherever it was started.
         image = (images / benchmark.image_path(case, 0)).resolve()
         if not image.is_file():
             missing.append(image)
-        lines.append(json.dumps({"id": _id_of(case), "image_path": str(image)}, ensure_ascii=False))
+        lines.append(json.dumps({"id": key, "image_path": str(image)}, ensure_ascii=False))
     if missing:
         raise ValueError(
             f"{len(missing)} of {len(lines)} images are missing, such as '{missing[0]}': generate them first."
@@ -85,6 +85,7 @@ def read_evalscope(benchmark: Benchmark, outputs: Path) -> list[Measured]:
         raise ValueError(
             f"'{outputs}' has reviews of several models ({models}): evaluate them into one each."
         )
+    cases = _by_key(benchmark)
     said: dict[str, dict[str, float]] = {}
     for where, line in _lines(files):
         try:
@@ -100,8 +101,8 @@ def read_evalscope(benchmark: Benchmark, outputs: Path) -> list[Measured]:
             if told in values and _is_number(values[told])
         }
     rows = []
-    for case in benchmark.cases():
-        values = said.get(_id_of(case), {})
+    for key, case in cases.items():
+        values = said.get(key, {})
         for info in EVALSCOPE:
             problem = None if info.name in values else "EvalScope says nothing of this image."
             rows.append(_row(case, 0, info.name, values.get(info.name), problem))
@@ -146,10 +147,19 @@ def read_geneval(benchmark: Benchmark, results: Path) -> list[Measured]:
     ]
 
 
-def _id_of(case: Case) -> str:
-    if "key" not in case.about:
-        raise ValueError(f"case '{case.key}' has no GEdit-Bench key, so EvalScope cannot know it.")
-    return str(case.about["key"])
+def _by_key(benchmark: Benchmark) -> dict[str, Case]:
+    """Cases by the key that GEdit-Bench itself gives them."""
+    cases: dict[str, Case] = {}
+    for case in benchmark.cases():
+        if "key" not in case.about:
+            raise ValueError(f"case '{case.key}' has no GEdit-Bench key, so EvalScope cannot know it.")
+        other = cases.setdefault(str(case.about["key"]), case)
+        if other is not case:
+            raise ValueError(
+                f"cases '{other.key}' and '{case.key}' have one GEdit-Bench key: hand over one language at a "
+                "time, as EvalScope takes them."
+            )
+    return cases
 
 
 def _lines(files: Sequence[Path]) -> Iterator[tuple[str, Mapping[str, Any]]]:
