@@ -29,7 +29,7 @@ from danceopd.training import CheckpointError, ConfigError
 from tests.cli.running import run as command
 from tests.cli.running import told
 from tests.evaluation import copies
-from tests.evaluation.endpoint import Endpoint, good, says
+from tests.evaluation.endpoint import Endpoint, Handler, says, scores
 from tests.evaluation.judging import Bench
 from tests.evaluation.models import clip_folder, dinov2_folder
 from tests.evaluation.runs import run_folder
@@ -108,6 +108,11 @@ def test_every_benchmark_from_copy_to_report(name: str, tmp_path: Path, bench: B
     assert len(bench.endpoint.answered) == (0 if name == "geneval" else 2 * 3 * expected)
 
 
+def four(handler: Handler, body: dict[str, Any]) -> None:
+    """Every score that is asked for, on ImgEdit's scale."""
+    handler.send(200, json.dumps(scores(body, 4)).encode())
+
+
 class Killed(BaseException):
     """The process is gone."""
 
@@ -180,7 +185,7 @@ def test_what_cannot_be_read_or_is_refused_is_counted_and_tried_again(tmp_path: 
     contenders = some("base")
     report = evaluate(benchmark, contenders, tmp_path / "out", bench.judge("imgedit"))
     problems = [problem for problem in report.problems if problem.contender == "student"]
-    assert sorted(problem.images for problem in problems) == [1, 1], report.problems
+    assert sorted(problem.images for problem in problems) == [1, 1]
     refused, unread = sorted(
         (problem.problem for problem in problems), key=lambda text: "refused" not in text
     )
@@ -188,7 +193,7 @@ def test_what_cannot_be_read_or_is_refused_is_counted_and_tried_again(tmp_path: 
     assert "000278574.jpg" in unread
     text = Page(tmp_path / "out" / "report" / "report.html").text
     assert "the judge refused" in text and "000278574.jpg" in text
-    bench.endpoint.default = good
+    bench.endpoint.default = four
     again = evaluate(benchmark, contenders, tmp_path / "out", bench.judge("imgedit"))
     assert again.problems == report.problems  # a refusal is paid for, and final
     bench.folder = tmp_path / "other"  # another cache

@@ -10,8 +10,6 @@ import torch
 from danceopd.evaluation.base import Case, MetricInfo
 from danceopd.evaluation.benchmarks.layout import UNPACKED, BenchmarkCopy, Unpacked, png
 from danceopd.pictures import read_png
-from danceopd.shapesworld import TaskSet, as_example, held_out_tasks, score
-from danceopd.shapesworld.render import from_pixels
 
 _WORLD = "shapesworld"
 
@@ -39,6 +37,9 @@ def open_shapesworld(
         ValueError: a ground or the split is unknown, or `prompts` is below 1.
         DataError: `folder` takes no files.
     """
+    # Imported late: this world brings diffusers along, for which no other benchmark shall wait.
+    from danceopd.shapesworld import as_example, held_out_tasks
+
     if isinstance(grounds, str):
         grounds = grounds.split(",")
     images = Unpacked(unpack_to or folder / UNPACKED)
@@ -82,6 +83,9 @@ class Fulfilled:
         Raises:
             ValueError: the image cannot be read, or is not one of this world.
         """
+        from danceopd.shapesworld import TaskSet, score
+        from danceopd.shapesworld.render import from_pixels
+
         task = TaskSet((case.category,), case.about["split"])[case.about["row"]]
         pixels = from_pixels(read_png(image))
         return {"fulfilled": float(score(torch.stack([pixels]), [task])[0])}

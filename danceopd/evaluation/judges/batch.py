@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from danceopd.evaluation.base import Case, Judge, JudgeError, Measured
 
 def judge_images(
     judge: Judge, images: Iterable[tuple[Case, int, Path]], *, concurrency: int = 4
-) -> Iterator[list[Measured]]:
+) -> Generator[list[Measured], None, None]:
     """Rows for each image, in the order of the images; none for cases that the judge does not apply to.
 
     An image that gets no scores has a problem in each of its rows. Close the iterator, or leave it by an
