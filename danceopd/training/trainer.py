@@ -175,7 +175,7 @@ class DanceOPDTrainer:
             DivergedError: if a loss or gradient is not finite. As after any error, the state before that
                 update is saved.
             RankError: if another process of the run has failed, is gone, or holds other weights.
-            Interrupted: a KeyboardInterrupt, if a signal came while rows were encoded.
+            Interrupted: a KeyboardInterrupt, if a signal came before the first update.
         """
         if not self.output_dir.exists():
             self.find_start(resume)  # a bad `resume` must not leave a folder behind
@@ -186,10 +186,11 @@ class DanceOPDTrainer:
             with stopping_at_once(f"stopped while rows were encoded, {again}, which encodes the rest."):
                 self.prepare()
             metrics = self._open_metrics(stack, start)
-            stop = stack.enter_context(GracefulStop())
             stack.enter_context(self.ranks.ending_together())
             stack.enter_context(compile_failures_told(self.config.compile))
-            self._rehearse(start)
+            with stopping_at_once(f"stopped before training began, {again}."):
+                self._rehearse(start)
+            stop = stack.enter_context(GracefulStop())
             stack.enter_context(self.callbacks.watching())
             with self.ranks.together(patient=True), no_room_for_pictures_told(self.run, self.step):
                 self.callbacks.on_start(self)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from danceopd.signals import Interrupted
 from danceopd.training import ConfigError, DanceOPDTrainer, TrainConfig, load_checkpoint, rehearsal
 from danceopd.training.measuring import peak_bytes
 from danceopd.training.rehearsal import Rehearsal, width_that_fits
@@ -106,6 +109,20 @@ def test_measuring_leaves_no_trace(make_trainer: MakeTrainer, tmp_path: Path) ->
     make_trainer(output_dir=tmp_path / "null").train()
     make_trainer(output_dir=tmp_path / "auto", rollout_batch_size="auto").train()
     assert bits(tmp_path / "auto", 12) == bits(tmp_path / "null", 12)
+
+
+def test_a_signal_while_a_run_measures_ends_it_at_once(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def width(self: Rehearsal, *arguments: Any) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 4
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rehearsal, "width", width)
+        with pytest.raises(Interrupted, match="stopped before training began, so no update is lost"):
+            make_trainer(rollout_batch_size="auto").train()
+    assert make_trainer(max_steps=1).train().step == 1
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, "all", [1]])
