@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import replication
 from replicate import judge, pool, runs
 from replicate.collect import collect
-from replicate.jobs import SETTINGS, Job, Judging
+from replicate.jobs import SETTINGS, Job, Judging, annealed, between
 from replicate.records import read_runs, write_runs
 from replicate.suites import PAIRS, QUICK, SUITES, Size, entries
 from rich.console import Console
 
-from danceopd.training import Callback, DanceOPDTrainer
+from danceopd.flow import QUERY_LAWS
+from danceopd.training import Callback, DanceOPDTrainer, Plan
 
 TINY = Size(updates=2, prompts=1, curve=2)
 TRAINING = Job(
@@ -98,6 +100,29 @@ def test_the_expected_compute_is_what_a_run_spends(options: dict[str, Any], tmp_
 
     job.trainer(tmp_path, [Count()]).train()
     assert sum(spent) == pytest.approx(job.expected_compute(), rel=0.2)
+
+
+def test_an_annealed_law_goes_from_one_to_the_other_and_changes_nothing_else() -> None:
+    plan = Plan(
+        seed=3,
+        route_weights=(1.0, 1.0),
+        route_sizes=(9, 9),
+        query=QUERY_LAWS["low"],
+        num_steps=8,
+        drop_probability=0.0,
+        slots_per_rank=400,
+    )
+    moving = annealed(plan, QUERY_LAWS["high"], updates=100)
+    means = [np.mean([slot.states for slot in moving.step(step)]) for step in (0, 50, 99)]
+    ends = [QUERY_LAWS[name].expected_forwards(8) for name in ("high", "low")]
+    assert means[0] == pytest.approx(ends[0], abs=0.3) and means[2] == pytest.approx(ends[1], abs=0.3)
+    assert means[0] < means[1] < means[2]
+    rows = [[(slot.row, slot.noise_seed) for slot in each.step(50)] for each in (plan, moving)]
+    assert rows[0] == rows[1]
+    still = annealed(plan, plan.query, updates=100)
+    assert still.step(7) == plan.step(7)
+    half = between(QUERY_LAWS["high"], QUERY_LAWS["low"], 0.5)
+    assert (half.alpha, half.beta) == (3.5, 3.5)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ REFERENCES: Final = {
     MAIN: REFERENCE,
     "routing": "hard, per sample",
     "query": "low",
+    "beyond": "low",
     "k": "K = 1",
     "steps": "8 steps",
     "loss": "mse",

@@ -11,10 +11,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from danceopd.flow import QueryLaw, SigmaGrid
+from danceopd.flow import QUERY_LAWS, QueryLaw, SigmaGrid
 from danceopd.methods import Soft
 from danceopd.shapesworld import ShapesWorldFamily
-from danceopd.training import Callback, DanceOPDTrainer, Plan, Route, StudentConfig, Teacher, TrainConfig
+from danceopd.training import (
+    Callback,
+    DanceOPDTrainer,
+    Plan,
+    Route,
+    SlotPlan,
+    StudentConfig,
+    Teacher,
+    TrainConfig,
+)
 
 VERSION = 1
 """Of what a run does; runs of another version are not taken over."""
@@ -81,6 +90,7 @@ class Job:
         shift: of the noise levels, in training and in sampling; 1 is none.
         start: in place of the setting's.
         options: further keys of `TrainConfig`.
+        anneal: name of the query law at the first update, from which the law moves evenly to the run's own.
     """
 
     setting: str
@@ -92,11 +102,15 @@ class Job:
     shift: float = 1.0
     start: Mapping[str, float] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    anneal: str | None = None
 
     @property
     def key(self) -> str:
         """Names the run; changes with anything that changes what it does."""
-        about = json.dumps([VERSION, dataclasses.asdict(self)], sort_keys=True)
+        fields = dataclasses.asdict(self)
+        if self.anneal is None:
+            del fields["anneal"]  # it came later than the first runs
+        about = json.dumps([VERSION, fields], sort_keys=True)
         return sha256(about.encode()).hexdigest()[:16]
 
     @property
@@ -139,13 +153,16 @@ class Job:
 
     def trainer(self, folder: Path, callbacks: Sequence[Callback] = ()) -> DanceOPDTrainer:
         """As a user's script would make it."""
-        return DanceOPDTrainer(
+        trainer = DanceOPDTrainer(
             family=self.family(),
             teachers=self.teachers(),
             routes=[Route(expert, data=ground) for ground, expert in SETTINGS[self.setting].experts.items()],
             config=self.config(folder),
             callbacks=callbacks,
         )
+        if self.anneal is not None:
+            trainer.plan = annealed(trainer.plan, QUERY_LAWS[self.anneal], self.updates)
+        return trainer
 
     def expected_compute(self) -> float:
         """Of the whole training, in forwards of one sample, by its plan."""
@@ -159,9 +176,11 @@ class Job:
         if method.name == "flowopd":
             rollout = float(steps)  # it needs the clean state too
         elif method.rolls_out:
-            rollout = _last_state(
-                config.query_law, SigmaGrid.shifted(steps, self.shift), method.num_states(steps)
-            )
+            grid, count = SigmaGrid.shifted(steps, self.shift), method.num_states(steps)
+            laws = [config.query_law]
+            if self.anneal is not None:
+                laws = [between(QUERY_LAWS[self.anneal], laws[0], (n + 0.5) / 20) for n in range(20)]
+            rollout = sum(_last_state(law, grid, count) for law in laws) / len(laws)
         return BATCH * (rollout + self.compute_per_sample())
 
     def compute_per_sample(self) -> float:
@@ -179,6 +198,41 @@ def starting_at(weights: Mapping[str, float]) -> StudentConfig:
     """A student of all weights that starts at the base plus the experts' differences from it."""
     differences = {expert: factor for expert, factor in weights.items() if expert != "base"}
     return StudentConfig(init=differences or "base", kind="full")
+
+
+@dataclass(frozen=True)
+class AnnealedPlan(Plan):
+    """A plan whose query law moves from another one to its own.
+
+    Attributes:
+        first: the law of the first update.
+        updates: over which it moves.
+    """
+
+    first: QueryLaw = QUERY_LAWS["low"]
+    updates: int = 1
+
+    def step(self, step: int, rank: int = 0) -> tuple[SlotPlan, ...]:
+        """As `Plan.step`, under the law of that update."""
+        law = between(self.first, self.query, min(1.0, (step + 0.5) / self.updates))
+        return Plan(**{**_settings_of(self), "query": law}).step(step, rank)
+
+
+def annealed(plan: Plan, first: QueryLaw, updates: int) -> AnnealedPlan:
+    """`plan` with a law that begins as `first`."""
+    return AnnealedPlan(**_settings_of(plan), first=first, updates=updates)
+
+
+def between(first: QueryLaw, last: QueryLaw, share: float) -> QueryLaw:
+    """The Beta law whose parameters lie at a share of the way between two laws'."""
+    alpha, beta = (
+        (1.0 - share) * getattr(first, name) + share * getattr(last, name) for name in ("alpha", "beta")
+    )
+    return dataclasses.replace(last, alpha=alpha, beta=beta)
+
+
+def _settings_of(plan: Plan) -> dict[str, Any]:
+    return {field.name: getattr(plan, field.name) for field in dataclasses.fields(Plan) if field.init}
 
 
 @cache

@@ -133,10 +133,13 @@ def _compare(
             yield Entry(suite, usual, "updates", dance)
             yield Entry(suite, usual, "compute", dance)
             for arm, changes in arms.items():
-                options = {key: value for key, value in changes.items() if key not in ("shift", "start")}
+                options = {
+                    key: value for key, value in changes.items() if key not in ("shift", "start", "anneal")
+                }
                 job = trained(setting, **{"method": "danceopd", **options}, seed=seed, size=size)
-                if "shift" in changes:
-                    job = replace(job, shift=changes["shift"])
+                for key in ("shift", "anneal"):
+                    if key in changes:
+                        job = replace(job, **{key: changes[key]})
                 if "start" in changes:
                     if setting not in changes["start"]:
                         continue
@@ -163,6 +166,22 @@ def _query(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
         "low over sigma, shift 3": {"shift": 3.0, "query": {"law": "low", "over": "sigma"}},
     }
     return _compare("query", seeds, size, "low", arms)
+
+
+def _beyond(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
+    """Laws that are not the paper's: what low noise leaves undone, at about the same cost."""
+    arms: dict[str, dict[str, Any]] = {
+        f"low, {share:.0%} uniform": {"query": {"law": "low", "uniform_share": share}}
+        for share in (0.25, 0.5)
+    }
+    arms |= {
+        "low, stratified": {"query": {"law": "low", "stratified": True}},
+        "uniform, stratified": {"query": {"law": "uniform", "stratified": True}},
+        "high to low": {"anneal": "high"},
+        "low to high": {"anneal": "low", "query": "high"},
+        "uniform to low": {"anneal": "uniform"},
+    }
+    return _compare("beyond", seeds, size, "low", arms)
 
 
 def _k(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
@@ -238,6 +257,7 @@ SUITES: Mapping[str, Callable[[Sequence[int], Size], Iterator[Entry]]] = {
     "main": _main,
     "routing": _routing,
     "query": _query,
+    "beyond": _beyond,
     "k": _k,
     "steps": _steps,
     "loss": _loss,

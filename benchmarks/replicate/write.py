@@ -41,6 +41,7 @@ _TITLES: Final = {
     "loss": "Loss",
     "init": "Where the student starts",
     "cfg": "Guidance, absorbed and added",
+    "beyond": "Query laws beyond the paper",
     "longer": "Four times the updates",
     "tune": "Learning rates, on validation tasks",
 }

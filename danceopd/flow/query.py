@@ -29,12 +29,14 @@ class QueryLaw:
         beta: > 0, weight of the noise end.
         index: query this state always; alpha and beta then mean nothing.
         over: 'index' or 'sigma'.
+        uniform_share: in [0, 1], of all queries, that are spread evenly in place of after the Beta law.
     """
 
     alpha: float = 5.0
     beta: float = 2.0
     index: int | None = None
     over: Literal["index", "sigma"] = "index"
+    uniform_share: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
@@ -46,6 +48,10 @@ class QueryLaw:
             raise ValueError(f"index must be 0 or above, but got {self.index}; 0 is pure noise.")
         if self.over not in ("index", "sigma"):
             raise ValueError(f"over must be 'index' or 'sigma', but got {self.over!r}; choose one of them.")
+        if not 0.0 <= self.uniform_share <= 1.0:
+            raise ValueError(
+                f"uniform_share must lie in 0 .. 1, but got {self.uniform_share}; 0 is the law alone."
+            )
 
     def probabilities(self, states: int | SigmaGrid) -> tuple[float, ...]:
         """P(i) for i = 0 .. N - 1; exact, from the Beta distribution function.
@@ -97,7 +103,8 @@ def _probabilities(law: QueryLaw, states: int | SigmaGrid) -> tuple[float, ...]:
     levels = [i / num_states for i in range(num_states + 1)]
     if law.over == "sigma" and isinstance(states, SigmaGrid):
         levels = [1.0 - sigma for sigma in states.values]
-    edges = [_beta_cdf(level, law.alpha, law.beta) for level in levels]
+    share = law.uniform_share
+    edges = [(1.0 - share) * _beta_cdf(level, law.alpha, law.beta) + share * level for level in levels]
     return tuple(high - low for low, high in pairwise(edges))
 
 

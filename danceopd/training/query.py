@@ -34,14 +34,20 @@ class QuerySettings:
         description="What u is a share of: the rollout's steps, or the way in sigma from noise to clean, "
         "which prefers the same noise levels whatever the number of steps and the shift.",
     )
+    uniform_share: Number = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of the queries that are spread evenly in place of after the Beta law.",
+    )
     stratified: Flag = Field(
         default=False, description="Spread the queries of each update evenly over their law."
     )
 
     @model_validator(mode="after")
     def _one_law(self) -> QuerySettings:
-        if self.index is not None and (self.stratified or self.over != "index"):
-            key = "stratified" if self.stratified else "over"
+        if self.index is not None and (self.stratified or self.over != "index" or self.uniform_share):
+            key = "stratified" if self.stratified else "over" if self.over != "index" else "uniform_share"
             raise ValueError(f"query.{key} is of no use to one fixed state, index={self.index}: drop one.")
         if self.index is not None and (self.alpha, self.beta) != (_LOW.alpha, _LOW.beta):
             raise ValueError(
@@ -53,7 +59,7 @@ class QuerySettings:
     @property
     def law(self) -> QueryLaw:
         """The law that these numbers describe."""
-        return QueryLaw(self.alpha, self.beta, self.index, self.over)
+        return QueryLaw(self.alpha, self.beta, self.index, self.over, self.uniform_share)
 
 
 def _law_of_name(value: object) -> object:

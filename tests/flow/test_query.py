@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danceopd.flow import QUERY_LAWS, QueryLaw
+from danceopd.flow import QUERY_LAWS, QueryLaw, SigmaGrid
 
 from .statistics import chi_square, critical_value
 
@@ -69,6 +71,17 @@ def test_presets_order_by_noise() -> None:
     assert QueryLaw() == QUERY_LAWS["low"]
 
 
+@pytest.mark.parametrize("over", ["index", "sigma"])
+def test_a_share_of_the_queries_may_be_spread_evenly(over: Literal["index", "sigma"]) -> None:
+    grid = SigmaGrid.shifted(8, 3.0)
+    alone, even, mixed = (QueryLaw(over=over, uniform_share=share) for share in (0.0, 1.0, 0.3))
+    pairs = zip(alone.probabilities(grid), even.probabilities(grid), strict=True)
+    assert mixed.probabilities(grid) == pytest.approx([0.7 * p + 0.3 * q for p, q in pairs])
+    steps = [high - low for high, low in pairwise(grid.values)]
+    assert even.probabilities(grid) == pytest.approx([1 / 8] * 8 if over == "index" else steps)
+    assert alone.probabilities(grid) == QueryLaw(over=over).probabilities(grid)
+
+
 @pytest.mark.parametrize("index", [0, 5, 7])
 def test_a_fixed_index_is_always_drawn(index: int) -> None:
     law = QueryLaw(index=index)
@@ -89,3 +102,5 @@ def test_bad_laws_are_refused() -> None:
         QueryLaw(index=8).probabilities(8)
     with pytest.raises(ValueError, match="num_states must be at least 1, but got 0"):
         QueryLaw().probabilities(0)
+    with pytest.raises(ValueError, match=r"uniform_share must lie in 0 \.\. 1, but got 1\.5"):
+        QueryLaw(uniform_share=1.5)

@@ -186,6 +186,13 @@ def test_a_query_law_may_be_named(run_file: Path, name: str) -> None:
 
 def test_a_state_may_be_queried_always(run_file: Path) -> None:
     assert load_run_config(run_file, ["query.index=3"]).query.law == QueryLaw(index=3)
+    with pytest.raises(ConfigError, match=r"query\.uniform_share is of no use to one fixed state, index=3"):
+        load_run_config(run_file, ["query.index=3", "query.uniform_share=0.5"])
+
+
+def test_a_named_law_may_leave_a_share_to_all_states(run_file: Path) -> None:
+    config = load_run_config(run_file, ["query={law: high, uniform_share: 0.25}"])
+    assert config.query.law == dataclasses.replace(QUERY_LAWS["high"], uniform_share=0.25)
 
 
 def test_a_full_student_may_repeat_the_defaults_of_a_lora() -> None:
