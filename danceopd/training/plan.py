@@ -7,7 +7,7 @@ one by construction, and any step of a run can be replayed or audited alone.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from danceopd.flow import QueryLaw, SigmaGrid, route_probabilities
+from danceopd.training.config import TrainConfig
 
 # "plan" and "strata": they keep these numbers apart from other uses of the same seed.
 _STREAM: Final = 0x706C616E
@@ -191,6 +192,40 @@ class Plan:
             place = int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))
             chosen.append(place if place in free else free[-1])
         return tuple(sorted(chosen))
+
+
+def plan_of(
+    config: TrainConfig,
+    weights: Sequence[float],
+    sizes: Sequence[int],
+    num_ranks: int,
+    grid_of: Callable[[int, int], SigmaGrid],
+) -> Plan:
+    """The plan of a configured run.
+
+    Args:
+        config: of the run.
+        weights: of its routes.
+        sizes: rows of each of them.
+        num_ranks: processes that share an update.
+        grid_of: see `Plan`.
+    """
+    method = config.method
+    return Plan(
+        seed=config.seed,
+        route_weights=tuple(weights),
+        route_sizes=tuple(sizes),
+        query=config.query_law,
+        num_steps=config.num_rollout_steps,
+        drop_probability=config.drop_condition,
+        slots_per_rank=config.samples_per_update,
+        num_ranks=num_ranks,
+        num_states=method.num_states(config.num_rollout_steps),
+        group_size=method.group_size,
+        stratified=config.query is not None and config.query.stratified,
+        one_route=config.route_per == "update",
+        grid_of=grid_of,
+    )
 
 
 @lru_cache(maxsize=4)

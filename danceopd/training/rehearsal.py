@@ -50,9 +50,10 @@ class Rehearsal:
         """
         method: Method = self.config.method
         for route in range(len(self.prepared)):
-            # One sample has versions of its own; any other number stands for all of them.
-            for count in (1, 2):
-                part = self._batch(route, count)
+            # One sample has versions of its own; any other number stands for all of them. Prompts of several
+            # lengths, which a dropped one makes, may be masked, and those of one length not.
+            for count, drop_last in ((1, False), (2, False), (2, True)):
+                part = self._batch(route, count, drop_last=drop_last)
                 limits = Limits(count, count, count, self.config.rollout_solver)
                 method.update(student, teachers, part.batch, part.grid, limits)
 
@@ -85,13 +86,14 @@ class Rehearsal:
             forward()  # what libraries take once is no sample's
             return peak_bytes(forward, self.family.device)
 
-    def _batch(self, route: int, count: int) -> PlannedBatch:
+    def _batch(self, route: int, count: int, *, drop_last: bool = False) -> PlannedBatch:
         """`count` samples of the row with the largest latent, queried at the first states of a rollout."""
         rows = self.prepared[route]
         row = max(range(len(rows)), key=lambda row: prod(rows.shape(row)))
         first = min(1, self.plan.num_steps - self.plan.num_states)
         states = tuple(range(first, first + self.plan.num_states))
-        slots = [SlotPlan(route, row, seed, states, drop=False) for seed in range(count)]
+        drops = [False] * (count - 1) + [drop_last]
+        slots = [SlotPlan(route, row, seed, states, drop) for seed, drop in enumerate(drops)]
         (part,) = build_batches(
             slots,
             self.family,

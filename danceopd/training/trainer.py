@@ -31,7 +31,7 @@ from danceopd.training.grids import Grids
 from danceopd.training.memory import no_room_for_pictures_told, out_of_memory_told
 from danceopd.training.metrics import MetricsFile, describe_update
 from danceopd.training.optimizers import find_optimizer
-from danceopd.training.plan import Plan, SlotPlan
+from danceopd.training.plan import SlotPlan, plan_of
 from danceopd.training.progress import ProgressReport
 from danceopd.training.provenance import Sources
 from danceopd.training.rehearsal import WIDTH, Rehearsal, width_of
@@ -131,21 +131,8 @@ class DanceOPDTrainer:
         self.mean = RunningMean(self.weights.masters, config.ema_decay) if config.ema_decay else None
         self.field = family.guided(field, config.student_guidance_scale)
         self.rollout_batch_size = None if config.rollout_batch_size == "auto" else config.rollout_batch_size
-        self.plan = Plan(
-            seed=config.seed,
-            route_weights=tuple(route.weight for route in routes),
-            route_sizes=tuple(len(rows) for rows in self.data),
-            query=config.query_law,
-            num_steps=config.num_rollout_steps,
-            drop_probability=config.drop_condition,
-            slots_per_rank=config.samples_per_update,
-            num_ranks=self.ranks.size,
-            num_states=self.method.num_states(config.num_rollout_steps),
-            group_size=self.method.group_size,
-            stratified=config.query is not None and config.query.stratified,
-            one_route=config.route_per == "update",
-            grid_of=grid_of,
-        )
+        sizes = [len(rows) for rows in self.data]
+        self.plan = plan_of(config, [route.weight for route in routes], sizes, self.ranks.size, grid_of)
         dtype = next(self.student.module.parameters()).dtype
         # With several processes each has a device of its own.
         device = str(family.device) if self.ranks.size == 1 else family.device.type
@@ -188,7 +175,7 @@ class DanceOPDTrainer:
             DivergedError: if a loss or gradient is not finite. As after any error, the state before that
                 update is saved.
             RankError: if another process of the run has failed, is gone, or holds other weights.
-            Interrupted: a KeyboardInterrupt, if a signal came while rows were encoded.
+            Interrupted: a KeyboardInterrupt, if a signal came before the first update.
         """
         if not self.output_dir.exists():
             self.find_start(resume)  # a bad `resume` must not leave a folder behind
@@ -199,10 +186,11 @@ class DanceOPDTrainer:
             with stopping_at_once(f"stopped while rows were encoded, {again}, which encodes the rest."):
                 self.prepare()
             metrics = self._open_metrics(stack, start)
-            stop = stack.enter_context(GracefulStop())
             stack.enter_context(self.ranks.ending_together())
             stack.enter_context(compile_failures_told(self.config.compile))
-            self._rehearse(start)
+            with stopping_at_once(f"stopped before training began, {again}."):
+                self._rehearse(start)
+            stop = stack.enter_context(GracefulStop())
             stack.enter_context(self.callbacks.watching())
             with self.ranks.together(patient=True), no_room_for_pictures_told(self.run, self.step):
                 self.callbacks.on_start(self)
@@ -257,19 +245,22 @@ class DanceOPDTrainer:
             return
         rehearsal = Rehearsal(self.family, self.prepared, self.teacher_of_route, self.plan, self.config)
         known = self.ranks.gather(width_of(start.checkpoint))[0]
+        is_auto, found = self.config.rollout_batch_size == "auto", 1
         with (
             self.ranks.together(),
             out_of_memory_told(self.run, self.step + 1),
             seeded(self.config.seed, _REHEARSAL, device=self.family.device),
         ):
-            if self.config.rollout_batch_size == "auto":
-                # Another width would round otherwise, so that a run keeps the one that it has begun with.
-                found = known or rehearsal.width(self.field, self.weights.bytes_to_come(), self.ranks.size)
-                self.rollout_batch_size = -self.ranks.largest(-found)
-                self.made_of = {**self.made_of, WIDTH: self.rollout_batch_size}
             if self.config.compile != "none":
+                # First: compiled code may hang on the calls before it, and a continued run measures nothing.
                 rehearsal.update(self.field, self._teachers())
                 self.weights.discard_gradients()
+            if is_auto:
+                # Another width would round otherwise, so that a run keeps the one that it has begun with.
+                found = known or rehearsal.width(self.field, self.weights.bytes_to_come(), self.ranks.size)
+        if is_auto:
+            self.rollout_batch_size = -self.ranks.largest(-found)
+            self.made_of = {**self.made_of, WIDTH: self.rollout_batch_size}
 
     def _open_metrics(self, stack: ExitStack, start: Start) -> MetricsFile | None:
         """The file that metrics go to; None on a rank that writes nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,28 +11,10 @@ from torch import Tensor
 from danceopd.flow import GuidedField, ModelField, Replayed, SigmaGrid, replayed, rollout
 from danceopd.flow.replay import record_on_cuda
 from danceopd.settings import ConfigError
+from tests.flow.recording import OnTheHost
 from tests.flow.toys import ToyModel, draw_condition, draw_sample, predict
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-
-
-class OnTheHost:
-    """Records as CUDA does: what runs again is the same call on the same memory."""
-
-    def __init__(self) -> None:
-        self.recorded = 0
-        self.replays = 0
-
-    def __call__(self, work: Callable[[], Any]) -> tuple[Tensor, Callable[[], object]]:
-        self.recorded += 1
-        output = work().clone()
-
-        def replay() -> None:
-            self.replays += 1
-            output.copy_(work())
-
-        output.fill_(float("nan"))  # a graph computes nothing while it is recorded
-        return output, replay
 
 
 def rolled(field: Any, stops: list[int], width: int, device: torch.device = CPU) -> Tensor:

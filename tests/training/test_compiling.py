@@ -12,16 +12,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from danceopd.flow import AdapterField, GuidedField, ModelField, draw_noise
+import danceopd.training.trainer as trainer_module
+from danceopd.flow import AdapterField, GuidedField, ModelField, draw_noise, replayed
 from danceopd.training import (
     ConfigError,
     DanceOPDTrainer,
     Route,
+    RunConfig,
     StudentConfig,
     Teacher,
     TrainConfig,
+    check_run,
     compiling,
 )
+from tests.flow.recording import OnTheHost
 from tests.training.blocks import BlockNet, BlocksFamily, Counting, predict, shared_model
 from tests.training.runs import bits
 from tests.training.tiny import SHAPE, TinyCondition
@@ -210,6 +214,35 @@ def test_models_without_blocks_and_devices_without_graphs_are_told(tmp_path: Pat
         TrainConfig(output_dir=tmp_path, compile="graphs", rollout_batch_size="auto")
     with pytest.raises(ConfigError, match=r"^compile='blocks' and sharding='fsdp' do not go together"):
         TrainConfig(output_dir=tmp_path, compile="blocks", sharding="fsdp")
+
+
+def test_what_a_check_records_is_compiled(
+    tmp_path: Path, compiler: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    class Watched(OnTheHost):
+        def __call__(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], object]]:
+            recording = super().__call__(work)
+            counts.append(compiler.count)
+            return recording
+
+    def compiled(mode: str, student: Any, teachers: Any, device: Any) -> Any:
+        compiling.compile_blocks([student])
+        return replayed(student, Watched())
+
+    monkeypatch.setattr(trainer_module, "compile_fields", compiled)
+    config = RunConfig(
+        family="blocks",
+        teachers=TEACHERS,
+        routes=ROUTES,
+        student=StudentConfig(init="3"),  # the start is an adapter that is not 0
+        output_dir=tmp_path / "run",
+        num_rollout_steps=4,
+        progress=False,
+    )
+    check_run(config, family=BlocksFamily())
+    assert counts and 0 not in counts
 
 
 @pytest.mark.gpu

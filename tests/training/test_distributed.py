@@ -21,6 +21,7 @@ from danceopd.families import usable_device
 from danceopd.training import ConfigError, Ranks, list_checkpoints, load_checkpoint, read_metrics
 from danceopd.training import distributed as distributed_module
 from danceopd.training.distributed import checksum
+from danceopd.training.rehearsal import Rehearsal
 from danceopd.training.roll_call import rank_timeout
 from tests.training.processes import (
     disturb,
@@ -126,6 +127,31 @@ def test_an_error_in_one_process_ends_all_and_is_told_by_all(tmp_path: Path) -> 
     assert first.error == "RankError"
     assert first.text == "rank 1 of 2 has failed, so all end: ValueError: the teacher has left"
     assert load_checkpoint(list_checkpoints(tmp_path / "run/checkpoints")[-1]).step == 4
+
+
+def _at_a_width(rank: int, *, run: Path, widths: tuple[int, int]) -> int | None:
+    def width(self: Rehearsal, *arguments: Any) -> int:
+        if not widths[rank]:
+            raise MemoryError
+        return widths[rank]
+
+    Rehearsal.width = width  # type: ignore[method-assign]
+    trainer = make_trainer(run, rollout_batch_size="auto", max_steps=1)
+    trainer.train()
+    return trainer.rollout_batch_size
+
+
+def test_the_smallest_measured_width_holds_for_all(tmp_path: Path) -> None:
+    outcomes = in_processes(tmp_path, _at_a_width, run=tmp_path / "run", widths=(3, 2))
+    assert [outcome.result for outcome in outcomes] == [2, 2]
+    (checkpoint,) = list_checkpoints(tmp_path / "run/checkpoints")
+    assert load_checkpoint(checkpoint).made_of["rollout_batch_size"] == 2
+
+
+def test_memory_that_ends_while_one_process_measures_is_told_by_all(tmp_path: Path) -> None:
+    first, second = in_processes(tmp_path, _at_a_width, run=tmp_path / "run", widths=(3, 0))
+    assert second.error == "OutOfMemoryError"
+    assert first.error == "RankError" and second.text in first.text
 
 
 def test_a_killed_process_ends_the_other_with_a_checkpoint(tmp_path: Path) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from danceopd.signals import Interrupted
 from danceopd.training import ConfigError, DanceOPDTrainer, TrainConfig, load_checkpoint, rehearsal
 from danceopd.training.measuring import peak_bytes
 from danceopd.training.rehearsal import Rehearsal, width_that_fits
 from tests.training.runs import MakeTrainer, bits
+from tests.training.tiny import TinyCondition
 
 
 def set_free(monkeypatch: pytest.MonkeyPatch, memory: int) -> None:
@@ -106,6 +111,32 @@ def test_measuring_leaves_no_trace(make_trainer: MakeTrainer, tmp_path: Path) ->
     make_trainer(output_dir=tmp_path / "null").train()
     make_trainer(output_dir=tmp_path / "auto", rollout_batch_size="auto").train()
     assert bits(tmp_path / "auto", 12) == bits(tmp_path / "null", 12)
+
+
+def test_a_signal_while_a_run_measures_ends_it_at_once(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def width(self: Rehearsal, *arguments: Any) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 4
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rehearsal, "width", width)
+        with pytest.raises(Interrupted, match="stopped before training began, so no update is lost"):
+            make_trainer(rollout_batch_size="auto").train()
+    assert make_trainer(max_steps=1).train().step == 1
+
+
+def test_an_update_is_rehearsed_alone_together_and_with_a_dropped_prompt(make_trainer: MakeTrainer) -> None:
+    trainer, seen = make_trainer(), []
+    tried = rehearsal_of(trainer)
+
+    def field(sample: Tensor, sigma: Tensor, condition: TinyCondition) -> Tensor:
+        seen.append(tuple(bool(row.any()) for row in condition.embedding))  # zeros without a prompt
+        return trainer.field(sample, sigma, condition)
+
+    tried.update(field, trainer._teachers())
+    assert set(seen) == {(True,), (True, True), (True, False)}
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, "all", [1]])

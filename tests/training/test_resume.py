@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from danceopd.training import (
     StudentConfig,
     list_checkpoints,
     load_checkpoint,
+    same_run,
 )
 from danceopd.training.metrics import MetricsFile
 from tests.training.conftest import ROUTES
@@ -123,7 +125,8 @@ def test_a_run_from_before_a_setting_was_there_goes_on(make_trainer: MakeTrainer
     make_trainer(max_steps=5).train()
 
     def older(saved: dict[str, Any]) -> None:
-        del saved["run"]["rollout_solver"], saved["run"]["optimizer"]
+        for key in ("rollout_solver", "optimizer", "route_per", "compile", "sharding"):
+            del saved["run"][key]
         saved["run"]["query"] = {"alpha": 5.0, "beta": 2.0}
 
     edit_state(tmp_path / "run/checkpoints/step-00000005/state.json", older)
@@ -133,7 +136,17 @@ def test_a_run_from_before_a_setting_was_there_goes_on(make_trainer: MakeTrainer
         make_trainer(rollout_solver="ab2").train()
     with pytest.raises(ConfigError, match=r"query\.alpha=5\.0 but 1\.0 is asked for"):
         make_trainer(query="uniform").train()
-    assert make_trainer(query="low").train().step == 12
+    with pytest.raises(ConfigError, match=r"route_per='sample' but 'update' is asked for"):
+        make_trainer(route_per="update").train()
+    assert make_trainer(query="low", rollout_batch_size="auto").train().step == 12
+
+
+def test_the_page_names_what_may_change() -> None:
+    page = (ROOT / "docs" / "resuming.md").read_text()
+    told = page.partition("## What may change\n")[2].partition("Anything else")[0]
+    named = set(re.findall(r"`([a-z_.]+)`", told)) - {"auto"}
+    split = {"batch_size", "gradient_accumulation_steps"}  # and the number of processes
+    assert named == same_run._MAY_CHANGE | split | {"max_steps"}
 
 
 def test_data_that_has_grown_is_another_run(

@@ -12,8 +12,10 @@ import torch
 import danceopd.training.trainer as trainer_module
 from danceopd import ops
 from danceopd.families import Family, load_family
+from danceopd.flow import replayed
 from danceopd.methods import METHODS
 from danceopd.training import DanceOPDTrainer, Route, StudentConfig, Teacher, TrainConfig
+from tests.flow.recording import OnTheHost
 from tests.training.pretended import DEVICE, PretendedDevice
 
 AT_THE_END = [
@@ -80,6 +82,19 @@ def test_an_update_waits_at_its_end_alone(
     routes = [Route("base", data="t2i"), Route("guided", data="local")]
     family: Family = load_family("shapesworld")
     assert waits_of(family, tmp_path, monkeypatch, routes, **settings) == AT_THE_END
+
+
+def test_replayed_forwards_wait_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = OnTheHost()
+
+    def as_graphs(mode: str, student: Any, teachers: Any, device: Any) -> Any:
+        return replayed(student, host)
+
+    monkeypatch.setattr(trainer_module, "compile_fields", as_graphs)
+    routes = [Route("base", data="t2i"), Route("guided", data="local")]
+    family: Family = load_family("shapesworld")
+    assert waits_of(family, tmp_path, monkeypatch, routes, rollout_batch_size=3) == AT_THE_END
+    assert host.replays > host.recorded > 0
 
 
 def test_waits_are_noticed() -> None:

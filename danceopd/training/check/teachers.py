@@ -24,6 +24,8 @@ def describe_teachers(trainer: DanceOPDTrainer, probe: Probe) -> Iterator[Teache
         ConfigError: a teacher's velocity is not finite, or is that of the field without its LoRA, its
             checkpoint or its guidance.
     """
+    # Not `trainer.field`, which may record what it runs: here blocks run uncompiled.
+    student = trainer.family.guided(trainer.student.field, trainer.config.student_guidance_scale)
     for index, (teacher, field) in enumerate(zip(trainer.asked, trainer.teachers, strict=True)):
         route = trainer.teacher_of_route.index(index)
         (batch,) = probe.batches(probe.slots(route)[:1], trainer.teacher_of_route)
@@ -50,7 +52,7 @@ def describe_teachers(trainer: DanceOPDTrainer, probe: Probe) -> Iterator[Teache
             scales=scales,
             guidance_scale=teacher.guidance_scale,
             change=change,
-            student_distance=distance(first_velocity(trainer.field, batch), velocity),
+            student_distance=distance(first_velocity(student, batch), velocity),
         )
 
 
