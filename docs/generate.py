@@ -1,5 +1,7 @@
 """Write the pages that say what the code says: docs/cli/ from the commands, docs/config.md from the settings.
 
+In docs/replication.md the tables below ``<!-- table: NAME -->`` are those of the committed replication.
+
 python docs/generate.py          # or: make docs
 """
 
@@ -18,6 +20,7 @@ from danceopd.cli import app
 from danceopd.training.settings_help import describe_settings
 
 DOCS = Path(__file__).parent
+TABLES = DOCS.parent / "benchmarks" / "results" / "replication" / "tables"
 NOTICE = "<!-- Written by docs/generate.py: change the help in {source} instead, then `make docs`. -->"
 _TYPES = {int: "integer", float: "number", str: "text", Path: "path"}
 
@@ -44,7 +47,18 @@ def pages() -> dict[Path, str]:
     written = {Path("cli/README.md"): _index(commands), Path("config.md"): _config()}
     for name, command in commands.items():
         written[Path("cli") / f"{name}.md"] = _command(name, command)
+    written[Path("replication.md")] = _with_tables((DOCS / "replication.md").read_text(encoding="utf-8"))
     return written
+
+
+def _with_tables(text: str) -> str:
+    """The page with each table as it is now in the file that its marker names."""
+
+    def current(found: re.Match[str]) -> str:
+        lines = (TABLES / f"{found['name']}.md").read_text(encoding="utf-8").splitlines()
+        return f"{found['marker']}\n\n" + "".join(f"{line}\n" for line in lines if line.startswith("|"))
+
+    return re.sub(r"(?P<marker><!-- table: (?P<name>[\w-]+) -->)\n\n(\|.*\n)*", current, text)
 
 
 def _commands() -> list[Any]:

@@ -1,8 +1,7 @@
-"""The committed replication is what its runs say, and documents quote it without adding anything."""
+"""The committed replication is what its runs say."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from replicate.tables import claims_table, suite_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "replication"
-QUOTING = ("docs/replication.md", "README.md")
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +48,3 @@ def test_tables_are_those_of_the_runs(runs: list[Run]) -> None:
     for table in tables:
         kept = (RESULTS / "tables" / f"{table.name}.md").read_text(encoding="utf-8")
         assert kept == table.to_markdown(), table.name
-
-
-@pytest.mark.parametrize("page", QUOTING)
-def test_rows_that_documents_show_stand_in_the_tables(page: str) -> None:
-    kept = {
-        line
-        for path in (RESULTS / "tables").glob("*.md")
-        for line in path.read_text(encoding="utf-8").splitlines()
-    }
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for block in re.findall(r"<!-- from: replication -->\n\n((?:\|.*\n)+)", text):
-        for line in block.splitlines():
-            assert line in kept, line
