@@ -23,9 +23,7 @@ def runs() -> list[Run]:
 
 @pytest.mark.parametrize("setting", ["t2i-edit", "local-global"])
 @pytest.mark.parametrize("method", RATES)
-def test_every_method_has_the_rate_that_it_did_best_with(
-    runs: list[Run], method: str, setting: str
-) -> None:
+def test_every_method_has_the_rate_that_it_did_best_with(runs: list[Run], method: str, setting: str) -> None:
     tried = {
         run.learning_rate: float(outcomes([run]).scores().mean())
         for run in runs
@@ -35,9 +33,7 @@ def test_every_method_has_the_rate_that_it_did_best_with(
     assert RATES[method][setting] == max(tried, key=lambda rate: tried[rate])
     label = LABELS.get(method, method)
     used = {
-        run.learning_rate
-        for run in runs
-        if (run.suite, run.setting, run.arm) == ("main", setting, label)
+        run.learning_rate for run in runs if (run.suite, run.setting, run.arm) == ("main", setting, label)
     }
     assert used == {RATES[method][setting]}
 

@@ -25,9 +25,7 @@ def _brief(table: Table) -> Table:
     grounds = [name.removesuffix(" diversity") for name in table.columns if name.endswith(" diversity")]
     wanted = {*_KEPT, *grounds, "compute"}
     places = [
-        place
-        for place, name in enumerate(table.columns)
-        if name in wanted or name.startswith("mean - ")
+        place for place, name in enumerate(table.columns) if name in wanted or name.startswith("mean - ")
     ]
     return Table(
         f"brief-{table.name}",
