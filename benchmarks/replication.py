@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("stopped; what was trained is kept, and the same command goes on")
         return 130
-    runs = collect(rows, asked.out)
+    # Of other suites too, where an earlier command has run them.
+    every = [entry for suite in SUITES for entry in entries(suite, range(asked.seeds), size)]
+    runs = collect(every, asked.out)
     write_runs(runs, asked.out / "runs.jsonl.gz")
     if runs:
         write_report(runs, asked.out)

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from danceopd.files import write_whole
+
 Outcomes = Mapping[str, Mapping[str, str]]
 """Ground -> category -> "0110...", one digit per task: whether it was fulfilled."""
 
@@ -59,9 +61,9 @@ class Run:
 
 def write_runs(runs: Sequence[Run], path: Path) -> None:
     """All rows in one gzipped JSON file, the same bytes for the same rows."""
-    lines = "".join(json.dumps(asdict(run), sort_keys=True) + "\n" for run in runs)
+    lines = "".join(json.dumps(asdict(run)) + "\n" for run in runs)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(lines.encode(), mtime=0))
+    write_whole(path, gzip.compress(lines.encode(), mtime=0))
 
 
 def read_runs(path: Path) -> list[Run]:

@@ -4,7 +4,7 @@ Two contenders draw the same cases from the same noise, so they are compared cas
 a case for both cancels. Cases are drawn with replacement within their category, n - 1 of n, which makes the
 variance come out unbiased in small categories as well (Rao and Wu, 1988); the mean over categories is taken
 in every draw. A percentile interval cannot reach beyond what was seen: where all differences are equal it has
-no width, whatever the number of cases.
+no width. Where all are 0, it is given only for cases enough to have seen another one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ DRAWS: Final = 5_000
 LEVEL: Final = 0.95
 FEWEST: Final = 8
 """Cases that an interval is made of at least: with fewer, a bootstrap is surer than it has reason to be."""
+
+UNSEEN: Final = 72
+"""So many cases without any difference exclude, at 97.5 %, that one in twenty differs: 0.95^72 < 0.025."""
 
 
 class Estimate(NamedTuple):
@@ -43,7 +46,8 @@ def estimate(values: Mapping[str, ArrayLike]) -> Estimate:
     means = {name: float(of.mean()) for name, of in arrays.items()}
     value = float(np.mean(list(means.values())))
     counts = [len(of) for of in arrays.values()]
-    if sum(counts) < FEWEST or min(counts) < 2:
+    nothing = not any(of.any() for of in arrays.values())
+    if sum(counts) < (UNSEEN if nothing else FEWEST) or min(counts) < 2:
         return Estimate(value, None, None)
     drawn = np.zeros(DRAWS)
     for name, of in arrays.items():

@@ -201,7 +201,8 @@ def _compared(
         width,
         sum(map(len, there.values())),
         sum(left_out for _, left_out in pairs.values()),
-        verdict(of, width, info.higher_is_better),
+        # Where both have nothing, there was nothing to keep.
+        "undecided" if student == other == 0.0 else verdict(of, width, info.higher_is_better),
     )
 
 

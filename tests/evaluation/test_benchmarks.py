@@ -14,6 +14,7 @@ from PIL import Image
 from danceopd.data import DataError, load_image, read_sheet
 from danceopd.evaluation import BENCHMARKS, Benchmark, Case, open_benchmark
 from danceopd.evaluation.benchmarks import BenchmarkCopy, Fulfilled
+from danceopd.evaluation.benchmarks.layout import inside
 from danceopd.pictures import write_pngs
 from tests.evaluation import copies
 
@@ -348,3 +349,19 @@ def test_keys_and_paths_must_be_names() -> None:
         benchmark("a", path="../{}.png")
     with pytest.raises(DataError, match=r"would share the image 'x\.png'"):
         benchmark("a", "b", path="x.png")
+
+
+def test_options_are_taken_as_texts_of_a_command_line_or_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"option 'raw_sources' must be true or false, but got 'no'"):
+        open_benchmark("gedit", tmp_path, raw_sources="no")
+    with pytest.raises(ValueError, match=r"option 'prompts' must be a whole number, but got 'abc'"):
+        open_benchmark("shapesworld", tmp_path, prompts="abc")
+    with pytest.raises(ValueError, match="holds no file of the split"):  # the copy, not the option
+        open_benchmark("gedit", tmp_path, unpack_to=str(tmp_path / "there"))
+
+
+def test_a_file_outside_of_the_copy_is_refused(tmp_path: Path) -> None:
+    assert inside(tmp_path, "a/b.png") == tmp_path / "a" / "b.png"
+    for name in ("../secret.png", "/etc/passwd", "a/../../b"):
+        with pytest.raises(ValueError, match="which lies outside of it"):
+            inside(tmp_path, name)

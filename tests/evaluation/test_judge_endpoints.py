@@ -210,14 +210,24 @@ def test_a_netrc_does_not_replace_the_key(bench: Bench, monkeypatch: pytest.Monk
         ("api.openai.com", "judge address 'api.openai.com' is none: give one such as"),
         ("ftp://host/v1", "is none"),
         ("http://[::1", "is none"),
-        ("https://me:secret@host/v1", "the judge address at host must hold no user, key or query"),
-        ("https://host/v1?key=secret", "must hold no user, key or query"),
+        ("https://me:secret@host/v1", "the judge's address must hold no user or key"),
+        ("htps://me:secret@host/v1", "the judge's address must hold no user or key"),
+        ("https://host/v1?key=secret", "must hold no key or query"),
     ],
 )
 def test_an_address_of_no_use_is_refused(bench: Bench, url: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         VisionClient(url, "seer", key_variable="JUDGE_KEY")
     assert "secret" not in str(caught.value)
+
+
+def test_an_answer_without_counts_or_with_half_a_letter_is_an_answer(bench: Bench) -> None:
+    client = VisionClient("https://host/v1", "seer", key_variable="JUDGE_KEY")
+    choice = {"message": {"content": "fine \ud83d"}, "finish_reason": "stop"}
+    for usage in ({"prompt_tokens": 5}, {"prompt_tokens": None, "completion_tokens": 1}, None):
+        reply = client._reply({"choices": [choice], "usage": usage})
+        assert reply.usage is None
+        assert reply.text.encode() == b"fine ?"
 
 
 def test_without_the_extra_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

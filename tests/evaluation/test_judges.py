@@ -307,3 +307,10 @@ def test_a_cache_that_cannot_be_written_is_told_before_anything_is_paid(bench: B
     with pytest.raises(OSError, match="cannot write to the judge cache"):
         bench.judge().judge(case, image)
     assert not bench.endpoint.bodies
+
+
+@pytest.mark.parametrize("name", ["gedit", "imgedit"])
+def test_a_rubrics_last_measure_is_the_one_that_reports_lead_with(name: str) -> None:
+    *parts, whole = load_rubric(name).measures
+    assert whole.name in ("overall", "imgedit")
+    assert all(part.name not in ("overall", "imgedit") for part in parts)

@@ -185,3 +185,12 @@ def test_the_margin_is_a_share_of_the_others_score() -> None:
     assert row.verdict == "lost"
     with pytest.raises(ValueError, match="margin must be at least 0"):
         compare(rows[0], {"base": rows[1]}, [SCORE], margin=-1.0)
+
+
+def test_without_any_difference_few_cases_say_nothing() -> None:
+    same = [float(number % 3) for number in range(72)]
+    assert one(same[:-1], same[:-1]).verdict == "undecided"
+    assert one(same, same).verdict == "kept"
+    nothing = [0.0] * 100
+    assert one(nothing, nothing).verdict == "undecided"  # there was nothing to keep
+    assert one([0.0] * 10, [1.0] * 10).verdict == "lost"

@@ -13,7 +13,7 @@ from danceopd.families import Example, StudentConfig, encoding, load_family, pre
 from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conditions import RowsCondition
 from danceopd.families.pretrained import PretrainedFamily
-from danceopd.training.check.probe import ChosenRows
+from danceopd.training.check.probe import ProbeRows
 from tests.families import tiny
 from tests.families.parity import as_tensor, folder_of, same_conditions
 from tests.families.tiny.calls import picture
@@ -170,7 +170,7 @@ def test_rows_are_found_whatever_they_are_read_from_in_a_run(tmp_path: Path) -> 
     data = family.data(file)
     family.prepare([data], tmp_path / "cache")
     before = files(tmp_path / "cache")
-    family.prepare([ChosenRows(data, [2, 0])], tmp_path / "cache")
+    family.prepare([ProbeRows(data, [2, 0])], tmp_path / "cache")
     assert files(tmp_path / "cache") == before
 
 

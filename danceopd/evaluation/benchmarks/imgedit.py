@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from danceopd.data import DataError
 from danceopd.evaluation.base import Case
-from danceopd.evaluation.benchmarks.layout import BenchmarkCopy, Inspection
+from danceopd.evaluation.benchmarks.layout import BenchmarkCopy, Inspection, inside
 
 
 class _Suite(NamedTuple):
@@ -57,7 +57,7 @@ def open_imgedit(folder: Path, *, suite: str = "basic", images: Path | None = No
     root = images or _root(folder, folders, tasks)
     cases = []
     for key, task in tasks.items():
-        source = inspection.file(root / task["id"])
+        source = inspection.file(inside(root, task["id"]))
         kind = task["edit_type"] if suite == "basic" else suite
         about = {"id": task["id"], "edit_type": kind}
         cases.append(Case(key, kind, "edit", task["prompt"], (source,), about=about))
@@ -82,5 +82,5 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 def _root(folder: Path, names: Sequence[str], tasks: Mapping[str, Mapping[str, Any]]) -> Path:
     """Where most of the images are; whatever is not is then told."""
     places = [folder / "Benchmark" / name for name in names] + [folder / name for name in names] + [folder]
-    found = [sum((place / task["id"]).exists() for task in tasks.values()) for place in places]
+    found = [sum(inside(place, task["id"]).exists() for task in tasks.values()) for place in places]
     return places[found.index(max(found))]

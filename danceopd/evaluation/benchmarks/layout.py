@@ -212,7 +212,7 @@ class Unpacked:
         """
         content = cell.get("bytes") if isinstance(cell, Mapping) else cell
         if content is None and isinstance(cell, Mapping) and cell.get("path"):
-            return base / cell["path"]
+            return inside(base, cell["path"])
         return self.put(content) if isinstance(content, bytes) and content else None
 
     def put(self, content: bytes) -> Path:
@@ -235,6 +235,17 @@ class Unpacked:
             ) from None
         self.digests[path] = digest
         return path
+
+
+def inside(base: Path, name: str) -> Path:
+    """The file that a copy names below one of its folders.
+
+    Raises:
+        DataError: it lies outside: what a table names is read, kept beside the results and shown to judges.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"the copy names the file '{name}', which lies outside of it: get the copy anew.")
+    return base / name
 
 
 class PngFiles(Mapping[PurePosixPath, bytes]):

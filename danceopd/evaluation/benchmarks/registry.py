@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args, get_type_hints
 
 from danceopd.evaluation.base import Benchmark
 from danceopd.evaluation.benchmarks.editeval import open_editeval
@@ -50,4 +50,18 @@ def open_benchmark(name: str, folder: str | Path, **options: Any) -> Benchmark:
         if option not in known:
             cure = nearest(option, known) if known else "it has none."
             raise ValueError(f"'{option}' is no option of the benchmark {name}: {cure}")
-    return BENCHMARKS[name](Path(folder).expanduser(), **options)
+    hints = get_type_hints(BENCHMARKS[name])
+    given = {option: _as(hints[option], option, value) for option, value in options.items()}
+    return BENCHMARKS[name](Path(folder).expanduser(), **given)
+
+
+def _as(hint: Any, option: str, value: Any) -> Any:
+    """An option's value as its opener takes it; a command line gives texts for paths."""
+    kinds = get_args(hint) or (hint,)
+    if Path in kinds and isinstance(value, str):
+        return Path(value).expanduser()
+    if bool in kinds or int in kinds:
+        kind, called = (bool, "true or false") if bool in kinds else (int, "a whole number")
+        if type(value) is not kind:
+            raise ValueError(f"option '{option}' must be {called}, but got {value!r}.")
+    return value

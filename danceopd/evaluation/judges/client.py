@@ -184,11 +184,9 @@ class VisionClient:
         text, refusal = message.get("content") or "", message.get("refusal") or None
         if not isinstance(text, str) or not isinstance(refusal, str | None):
             raise ValueError("content is no text")
-        usage = None
-        if counted:
-            usage = Usage(int(counted["prompt_tokens"]), int(counted["completion_tokens"]))
         hide = self._hidden
-        return Reply(hide(text), str(choice.get("finish_reason")), refusal and hide(refusal), usage)
+        finish = str(choice.get("finish_reason"))
+        return Reply(hide(text), finish, refusal and hide(refusal), _counted(counted))
 
     def _error(self, content: bytes) -> str:
         text = content.decode(errors="replace")
@@ -231,6 +229,7 @@ class VisionClient:
     def _hidden(self, text: str) -> str:
         """The text without the key, which endpoints like to quote."""
         key = self._key()
+        text = text.encode(errors="replace").decode()  # half a surrogate pair fits into no file
         return text.replace(key, "***") if key else text
 
     def _safe(self, text: str) -> str:
@@ -238,7 +237,17 @@ class VisionClient:
         return " ".join(self._hidden(text).split())[:_TOLD].rstrip(".")
 
 
+def _counted(given: Any) -> Usage | None:
+    """The tokens that an endpoint says it has counted; an answer without them is an answer."""
+    try:
+        return Usage(int(given["prompt_tokens"]), int(given["completion_tokens"]))
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
 def _endpoint(url: str) -> str:
+    if "@" in url:
+        raise ValueError("the judge's address must hold no user or key: put the key into the environment.")
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -248,9 +257,9 @@ def _endpoint(url: str) -> str:
         raise ValueError(
             f"judge address '{url[:_TOLD]}' is none: give one such as https://api.openai.com/v1."
         )
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if parts.query or parts.fragment:
         raise ValueError(
-            f"the judge address at {parts.hostname} must hold no user, key or query: put the key into the "
+            f"the judge address at {parts.hostname} must hold no key or query: put the key into the "
             "environment."
         )
     path = parts.path.rstrip("/")
