@@ -213,6 +213,8 @@ def test_a_missing_setting_leaves_a_claim_about_both_undecided() -> None:
         for arm, share in shares.items()
         for seed in (0, 1)
     ]
+    assert verdict_of(runs, "hard above soft").verdict == "undecided"  # of two seeds
+    runs += [make_run(arm, 2, shares=share, suite="routing", count=24) for arm, share in shares.items()]
     assert verdict_of(runs, "hard above soft").verdict == "reproduced"  # an ablation may have one setting
 
 

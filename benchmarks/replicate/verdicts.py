@@ -13,11 +13,11 @@ Verdict = Literal["reproduced", "not reproduced", "undecided", "no data"]
 Budget = Literal["updates", "compute"]
 
 MARGIN: Final = 0.03
-"""Scores that differ by less count as close: about the standard error of a ground at 48 tasks a category."""
+"""Scores that differ by less count as close: about the standard error of a ground at 64 tasks a category."""
 KEPT: Final = 0.95
 """Share of an expert's score from which on nothing was traded away."""
-FEWEST_SEEDS: Final = 2
-"""Of training; an interval over the prompts of one seed says nothing about the next one."""
+FEWEST_SEEDS: Final = 3
+"""Of training; an interval over the prompts of one seed says nothing about the next, and of two little."""
 
 
 class Rule(NamedTuple):

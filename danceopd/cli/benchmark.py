@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -40,6 +41,8 @@ class Asked(NamedTuple):
     judge_key_env: str
     judge_rubric: str | None
     judge_cache: Path | None
+    judge_prices: str | None
+    judge_rpm: float | None
     concurrency: int
     steps: int | None
     guidance_scale: float
@@ -51,7 +54,7 @@ class Asked(NamedTuple):
 
 def evaluate_on(asked: Asked, *, dry_run: bool) -> None:
     """Evaluate a run on a benchmark, or say what that would take."""
-    from danceopd.evaluation import contenders_of_run, evaluate_benchmark
+    from danceopd.evaluation import Contender, contenders_of_run, evaluate_benchmark
     from danceopd.evaluation.choice import choose_metrics
 
     if (asked.judge is None) != (asked.judge_model is None):
@@ -61,13 +64,22 @@ def evaluate_on(asked: Asked, *, dry_run: bool) -> None:
         contenders = contenders_of_run(asked.run, _listed(asked.against), device=asked.device)
         benchmark = _open(asked, out)
         judge = _judge(asked, out, dry_run) if asked.judge else None
+        if judge is not None and not any(map(judge.applies, benchmark.cases())):
+            raise ValueError(
+                f"--judge is of no use: rubric '{_rubric_of(asked)[0].name}' asks about nothing that "
+                f"benchmark '{asked.name}' has; drop it, or give --judge-rubric."
+            )
         if dry_run:
+            _tell_size(benchmark)
             _tell(benchmark, contenders, out, judge)
             return
-        device = asked.device or str(getattr(contenders[0], "family").device)  # noqa: B009
+        student = contenders[0]
+        assert isinstance(student, Contender)
+        device = asked.device or str(student.family.device)
         chosen = choose_metrics(
             _listed(asked.metrics) or None, clip=asked.clip, dino=asked.dino, lpips=asked.lpips, device=device
         )
+        _tell_size(benchmark)
         by = dict(chosen.by)
         if judge is not None:
             by |= {info.name: _rubric_of(asked)[1] for info in judge.measures}
@@ -90,9 +102,10 @@ def evaluate_on(asked: Asked, *, dry_run: bool) -> None:
         return  # another process tells
     if judge is not None:
         spent = judge.spent()
+        cost = "" if spent.cost is None else f", {spent.cost:.2f}"
         typer.echo(
             f"judge: {spent.answers} answers paid for ({spent.usage.prompt_tokens} + "
-            f"{spent.usage.completion_tokens} tokens), {spent.remembered} from the cache",
+            f"{spent.usage.completion_tokens} tokens{cost}), {spent.remembered} from the cache",
             err=True,
         )
     if report.problems:
@@ -122,13 +135,40 @@ def _open(asked: Asked, out: Path) -> Benchmark:
 
 
 def _judge(asked: Asked, out: Path, dry_run: bool) -> VisionJudge:
-    from danceopd.evaluation.judges import AnswerCache, VisionClient, VisionJudge
+    from danceopd.evaluation.judges import AnswerCache, Prices, VisionClient, VisionJudge
 
     assert asked.judge is not None and asked.judge_model is not None
     key = None if dry_run or not asked.judge_key_env else asked.judge_key_env  # nothing is sent in a dry run
-    client = VisionClient(asked.judge, asked.judge_model, key_variable=key)
+    client = VisionClient(
+        asked.judge, asked.judge_model, key_variable=key, requests_per_minute=asked.judge_rpm
+    )
     cache = AnswerCache(asked.judge_cache or out.parent / "judge-cache")
-    return VisionJudge(client, _rubric_of(asked)[0], cache)
+    prices = None if asked.judge_prices is None else Prices(*_prices(asked.judge_prices))
+    return VisionJudge(client, _rubric_of(asked)[0], cache, prices=prices)
+
+
+def _prices(text: str) -> tuple[float, float]:
+    """Of a million tokens read, and of a million written."""
+    try:
+        prompt, completion = map(float, text.split(","))
+    except ValueError:
+        prompt = completion = math.nan
+    if not (0.0 <= prompt < math.inf and 0.0 <= completion < math.inf):
+        raise ValueError(f"--judge-prices '{text}' must be two numbers, such as 2,8.")
+    return prompt, completion
+
+
+def _tell_size(benchmark: Benchmark) -> None:
+    """Say if the copy has not as many tasks as are published: a shortened file is whole as far as it goes."""
+    from danceopd.evaluation.benchmarks import BenchmarkCopy
+
+    count = len(benchmark.cases())
+    if isinstance(benchmark, BenchmarkCopy) and benchmark.published not in (None, count):
+        typer.echo(
+            f"danceopd: this copy of {benchmark.name} has {count} tasks, where {benchmark.published} are "
+            "published",
+            err=True,
+        )
 
 
 def _rubric_of(asked: Asked) -> tuple[Rubric, str]:

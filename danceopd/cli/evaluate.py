@@ -76,10 +76,22 @@ def evaluate(
     ] = "OPENAI_API_KEY",
     judge_rubric: Annotated[
         str | None,
-        typer.Option(help="gedit, imgedit, or a YAML file of your own; that of the benchmark by default."),
+        typer.Option(
+            help="gedit, imgedit, or a YAML file of your own; by default imgedit for imgedit, else gedit."
+        ),
     ] = None,
     judge_cache: Annotated[
         Path | None, typer.Option(help="Folder of paid answers; judge-cache beside --out by default.")
+    ] = None,
+    judge_prices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IN,OUT",
+            help="What the judge asks for a million tokens read and written: counts the cost.",
+        ),
+    ] = None,
+    judge_rpm: Annotated[
+        float | None, typer.Option(help="Requests to the judge per minute, at most.", show_default=False)
     ] = None,
     judge_concurrency: Annotated[int, typer.Option(min=1, help="Images that are judged at once.")] = 4,
     dry_run: Annotated[
@@ -129,7 +141,8 @@ def evaluate(
     if benchmark is None:
         _refuse_options(
             data=data, option=option, run=run, against=against, metrics=metrics, clip=clip, dino=dino,
-            lpips=lpips, judge=judge, judge_model=judge_model, dry_run=dry_run or None,
+            lpips=lpips, judge=judge, judge_model=judge_model, judge_rubric=judge_rubric,
+            judge_cache=judge_cache, judge_prices=judge_prices, judge_rpm=judge_rpm, dry_run=dry_run or None,
         )  # fmt: skip
         _score(model, ground, prompts or 48, steps or 8, guidance_scale, seed, out, device)
         return
@@ -141,8 +154,8 @@ def evaluate(
         raise ValueError(f"--ground and --prompts are for ShapesWorld, but the benchmark is {benchmark}.")
     asked = Asked(
         benchmark, model, data, options, against or (), out, metrics or (), clip, dino, lpips, judge,
-        judge_model, judge_key_env, judge_rubric, judge_cache, judge_concurrency, steps, guidance_scale, seed,
-        batch_size, margin, device,
+        judge_model, judge_key_env, judge_rubric, judge_cache, judge_prices, judge_rpm, judge_concurrency,
+        steps, guidance_scale, seed, batch_size, margin, device,
     )  # fmt: skip
     evaluate_on(asked, dry_run=dry_run)
 

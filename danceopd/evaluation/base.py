@@ -99,11 +99,14 @@ class MetricInfo:
         name: as `Measured.metric` has it.
         higher_is_better: None where neither is, as for diversity.
         title: a few words for tables.
+        independent: whether each case's number hangs on that case alone; where it hangs on others too, as a
+            distance between cases does, cases cannot be drawn anew for an interval.
     """
 
     name: str
     higher_is_better: bool | None
     title: str
+    independent: bool = True
 
 
 class Metric(Protocol):

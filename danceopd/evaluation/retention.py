@@ -6,12 +6,15 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from danceopd.evaluation.base import Capability, Measured, MetricInfo
 from danceopd.evaluation.intervals import Estimate, estimate
 
 Verdict = Literal["kept", "lost", "gained", "higher", "lower", "undecided"]
+
+LEFT_OUT: Final = 0.05
+"""Share of the cases without which nothing counts as kept: those without a number may be the worst."""
 
 _ByCategory = dict[str, dict[str, float]]
 """Category -> case -> the mean over its images."""
@@ -52,11 +55,12 @@ class Comparison:
         student: its mean.
         other: the other's mean.
         difference: the student's minus the other's.
-        low, high: ends of the 95 % interval of the difference; None where there are too few cases for one.
+        low, high: ends of the 95 % interval of the difference; None where there are too few cases for one,
+            or these are not independent.
         margin: what counts as no loss, in the metric's unit.
         cases: that both have numbers for.
         left_out: cases that one of both has no number for.
-        verdict: see `verdict`.
+        verdict: see `verdict`; none of keeping or gaining where more than `LEFT_OUT` of the cases are.
     """
 
     against: str
@@ -187,7 +191,14 @@ def _compared(
         return None
     student, other = (_mean(_mean(pair[side] for pair in of) for of in there.values()) for side in (0, 1))
     of = estimate({key: [ours - theirs for ours, theirs in pairs] for key, pairs in there.items()})
+    if not info.independent:
+        of = Estimate(of.value, None, None)
     width = margin * abs(other)
+    count, left_out = sum(map(len, there.values())), sum(number for _, number in pairs.values())
+    found = verdict(of, width, info.higher_is_better)
+    nothing_to_keep = student == other == 0.0
+    if nothing_to_keep or (found in ("kept", "gained") and left_out > LEFT_OUT * (count + left_out)):
+        found = "undecided"
     return Comparison(
         name,
         capability,
@@ -199,10 +210,9 @@ def _compared(
         of.low,
         of.high,
         width,
-        sum(map(len, there.values())),
-        sum(left_out for _, left_out in pairs.values()),
-        # Where both have nothing, there was nothing to keep.
-        "undecided" if student == other == 0.0 else verdict(of, width, info.higher_is_better),
+        count,
+        left_out,
+        found,
     )
 
 

@@ -59,7 +59,7 @@ def as_markdown(comparisons: Sequence[Comparison], measures: Sequence[MetricInfo
                 number(row.other),
                 signed(row.difference),
                 interval(row),
-                str(row.cases),
+                f"{row.cases} (without {row.left_out})" if row.left_out else str(row.cases),
                 row.verdict,
             ]
             lines.append(f"| {' | '.join(map(_cell, cells))} |")
@@ -80,7 +80,7 @@ def signed(value: float) -> str:
 def interval(row: Comparison) -> str:
     """The ends of a comparison's interval."""
     if row.low is None or row.high is None:
-        return "too few cases"
+        return "none"
     return f"{signed(row.low)} to {signed(row.high)}"
 
 

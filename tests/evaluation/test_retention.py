@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from danceopd.evaluation import Comparison, Measured, MetricInfo, Verdict, compare, verdict
 from danceopd.evaluation.intervals import FEWEST, Estimate, estimate
 from danceopd.evaluation.retention import scores
+from danceopd.evaluation.tables import as_markdown
 
 SCORE = MetricInfo("score", True, "Score")
 DISTANCE = MetricInfo("distance", False, "Distance")
@@ -194,3 +197,21 @@ def test_without_any_difference_few_cases_say_nothing() -> None:
     nothing = [0.0] * 100
     assert one(nothing, nothing).verdict == "undecided"  # there was nothing to keep
     assert one([0.0] * 10, [1.0] * 10).verdict == "lost"
+
+
+def test_nothing_counts_as_kept_where_much_was_left_out() -> None:
+    scores: list[float | None] = [float(number % 5) for number in range(100)]
+    better: list[float | None] = [None if number < 6 else 1.0 + number % 5 for number in range(100)]
+    assert one(better, scores).verdict == "undecided"
+    assert one([1.0 if value is None else value for value in better], scores).verdict == "gained"
+    assert one([None, *scores[1:]], scores).verdict == "kept"
+    worse: list[float | None] = [None if number < 6 else number % 5 - 1.0 for number in range(100)]
+    assert one(worse, scores).verdict == "lost"
+    (row,) = compare(measured({"c": better}), {"base": measured({"c": scores})}, [SCORE])
+    assert "| 94 (without 6) |" in as_markdown([row], [SCORE])
+
+
+def test_numbers_that_hang_on_several_cases_have_no_interval() -> None:
+    info = replace(SHARPNESS, independent=False)
+    row = one([2.0, 3.0] * 50, [1.0, 2.0] * 50, info)
+    assert (row.difference, row.low, row.high, row.verdict) == (1.0, None, None, "undecided")

@@ -293,6 +293,9 @@ def test_the_command_line(tmp_path: Path, endpoint: Endpoint) -> None:
     assert "student: 0 of 2 images to make" in result.stdout
 
 
+_JUDGED = ("--judge", "http://h", "--judge-model", "m", "--judge-key-env", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -306,7 +309,12 @@ def test_the_command_line(tmp_path: Path, endpoint: Endpoint) -> None:
         (["RUN", "--benchmark", "gedt", "--data", "."], ["did you mean 'gedit'"]),
         (["RUN", "--benchmark", "shapesworld", "--option", "x"], ["must be KEY=VALUE"]),
         (["RUN", "--benchmark", "gedit", "--data", "COPY", "--metrics", "clip"], ["'clip' needs weights"]),
-        (["RUN", "--benchmark", "gedit", "--data", "COPY", "--metrics", "clp"], ["did you mean 'clip'"]),
+        (["x", "--judge-prices", "1,2"], ["--judge-prices is for a benchmark"]),
+        (
+            ["RUN", "--benchmark", "shapesworld", "--ground", "t2i", *_JUDGED],
+            ["--judge is of no use", "'gedit'"],
+        ),
+        (["RUN", "--benchmark", "gedit", "--data", "COPY", *_JUDGED, "--judge-prices", "2"], ["two numbers"]),
     ],
 )
 def test_mistakes_are_one_sentence(

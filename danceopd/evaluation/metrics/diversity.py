@@ -15,7 +15,7 @@ from danceopd.evaluation.metrics.features import Features
 
 DIVERSITY: Final = (
     MetricInfo("diversity_noise", None, "Diversity over noises"),
-    MetricInfo("diversity_category", None, "Diversity within the category"),
+    MetricInfo("diversity_category", None, "Diversity within the category", independent=False),
 )
 
 
