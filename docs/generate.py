@@ -14,6 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+import typer
 from typer.models import ArgumentInfo
 
 from danceopd.cli import app
@@ -100,6 +101,8 @@ def _parameters(command: Callable[..., None]) -> Iterator[Parameter]:
     """Read off the signature, where each parameter is annotated with what typer makes of it."""
     hints = get_type_hints(command, include_extras=True)
     for name, param in inspect.signature(command).parameters.items():
+        if hints[name] is typer.Context:
+            continue
         annotation, info = get_args(hints[name])[:2]
         required = param.default is inspect.Parameter.empty
         union = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)

@@ -6,10 +6,13 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
 
+from danceopd.cli.evaluators import Results, evaluator_to_hand_over_to, hand_over_all
+from danceopd.cli.useless import check_metrics
 from danceopd.signals import stopping_at_once
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ class Asked(NamedTuple):
     judge_prices: str | None
     judge_rpm: float | None
     concurrency: int
+    hand_over: str | None
+    results: Sequence[str]
     steps: int | None
     guidance_scale: float
     seed: int
@@ -55,14 +60,21 @@ class Asked(NamedTuple):
 def evaluate_on(asked: Asked, *, dry_run: bool) -> None:
     """Evaluate a run on a benchmark, or say what that would take."""
     from danceopd.evaluation import Contender, contenders_of_run, evaluate_benchmark
+    from danceopd.evaluation.batches import share_of_environment
     from danceopd.evaluation.choice import choose_metrics
 
     if (asked.judge is None) != (asked.judge_model is None):
         raise ValueError("a judge needs both an address and a model: give --judge and --judge-model.")
     out = asked.out or Path(asked.run) / "eval" / asked.name
-    with stopping_at_once(_STOPPED):
+    metrics = _listed(asked.metrics)
+    with stopping_at_once(_STOPPED), TemporaryDirectory() as scratch:
         contenders = contenders_of_run(asked.run, _listed(asked.against), device=asked.device)
-        benchmark = _open(asked, out)
+        benchmark = _open(asked, out, Path(scratch) if dry_run else None)
+        weights = {"clip": asked.clip, "dino": asked.dino, "lpips": asked.lpips}
+        check_metrics(metrics, [name for name, folder in weights.items() if folder], benchmark)
+        evaluator = asked.hand_over and evaluator_to_hand_over_to(asked.hand_over, benchmark)
+        first = share_of_environment()[0] == 0  # who alone measures and reports
+        results = Results(asked.results, benchmark, contenders, out) if asked.results and first else None
         judge = _judge(asked, out, dry_run) if asked.judge else None
         if judge is not None and not any(map(judge.applies, benchmark.cases())):
             raise ValueError(
@@ -72,14 +84,19 @@ def evaluate_on(asked: Asked, *, dry_run: bool) -> None:
         if dry_run:
             _tell_size(benchmark)
             _tell(benchmark, contenders, out, judge)
+            if results is not None:
+                results.tell()
             return
         student = contenders[0]
         assert isinstance(student, Contender)
         device = asked.device or str(student.family.device)
         chosen = choose_metrics(
-            _listed(asked.metrics) or None, clip=asked.clip, dino=asked.dino, lpips=asked.lpips, device=device
+            metrics or None, clip=asked.clip, dino=asked.dino, lpips=asked.lpips, device=device
         )
         _tell_size(benchmark)
+        if results is not None:
+            results.tell()
+            results.add()
         by = dict(chosen.by)
         if judge is not None:
             by |= {info.name: _rubric_of(asked)[1] for info in judge.measures}
@@ -98,8 +115,10 @@ def evaluate_on(asked: Asked, *, dry_run: bool) -> None:
             margin=asked.margin,
             concurrency=asked.concurrency,
         )
-    if report is None:
-        return  # another process tells
+        if report is None:
+            return  # another process tells
+        if evaluator:
+            hand_over_all(evaluator, benchmark, contenders, out)
     if judge is not None:
         spent = judge.spent()
         cost = "" if spent.cost is None else f", {spent.cost:.2f}"
@@ -108,13 +127,21 @@ def evaluate_on(asked: Asked, *, dry_run: bool) -> None:
             f"{spent.usage.completion_tokens} tokens{cost}), {spent.remembered} from the cache",
             err=True,
         )
-    if report.problems:
-        images = sum(problem.images for problem in report.problems)
-        typer.echo(f"danceopd: {images} images lack a number; the report says which and why", err=True)
+    if results is not None:
+        results.tell_lacking(report)
+    if report.lacking:
+        each = ", ".join(f"{name} {images}" for name, images in report.lacking.items())
+        images = sum(report.lacking.values())
+        typer.echo(
+            f"danceopd: {images} {'image lacks' if images == 1 else 'images lack'} a number ({each}); the "
+            "report says which and why",
+            err=True,
+        )
     typer.echo(out / "report" / "report.html")
 
 
-def _open(asked: Asked, out: Path) -> Benchmark:
+def _open(asked: Asked, out: Path, scratch: Path | None) -> Benchmark:
+    """The benchmark; with the tasks of ShapesWorld drawn into `scratch`, where there is one."""
     from danceopd.evaluation import open_benchmark
 
     options: dict[str, Any] = {}
@@ -131,6 +158,8 @@ def _open(asked: Asked, out: Path) -> Benchmark:
                 "where to get one."
             )
         data = out / "tasks"
+    if scratch is not None and asked.name == "shapesworld":
+        options["unpack_to"] = scratch
     return open_benchmark(asked.name, data, **options)
 
 
@@ -175,7 +204,10 @@ def _rubric_of(asked: Asked) -> tuple[Rubric, str]:
     """The rubric, and what tells it from another one of the same name."""
     from danceopd.evaluation.judges import load_rubric
 
-    rubric = load_rubric(asked.judge_rubric or ("imgedit" if asked.name == "imgedit" else "gedit"))
+    usual = "gedit"
+    if asked.name == "imgedit":
+        usual = "imgedit-uge" if "suite=uge" in asked.options else "imgedit"
+    rubric = load_rubric(asked.judge_rubric or usual)
     return rubric, f"rubric {rubric.name} sha256 {hashlib.sha256(repr(rubric).encode()).hexdigest()}"
 
 

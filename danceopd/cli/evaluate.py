@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from danceopd.cli.benchmark import Asked, evaluate_on
 from danceopd.cli.opening import open_model
 from danceopd.cli.options import Device, Guidance, Seed
+from danceopd.cli.useless import given_options, refuse
 
 _WORLD = "shapesworld"
+_OF_BENCHMARKS = (
+    *("data", "option", "run", "against", "metrics", "clip", "dino", "lpips", "judge", "judge_model"),
+    *("judge_key_env", "judge_rubric", "judge_cache", "judge_prices", "judge_rpm", "judge_concurrency"),
+    *("hand_over", "results", "dry_run", "batch_size", "margin"),
+)
+_OF_JUDGES = tuple(name for name in _OF_BENCHMARKS if name.startswith("judge_"))
 
 
 def evaluate(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -94,8 +102,29 @@ def evaluate(
         float | None, typer.Option(help="Requests to the judge per minute, at most.", show_default=False)
     ] = None,
     judge_concurrency: Annotated[int, typer.Option(min=1, help="Images that are judged at once.")] = 4,
+    hand_over: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EVALUATOR",
+            help="Say where the images lie for an evaluator of others, and write what it needs beside them: "
+            "evalscope for gedit, geneval for geneval.",
+        ),
+    ] = None,
+    results: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="What that evaluator said of a contender, such as student: EvalScope's output folder, or "
+            "the file that GenEval's --outfile named; may be repeated.",
+        ),
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be drawn, and what the judge would take.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be drawn, and what the judge would take. Writes nothing, but that images "
+            "inside the tables of gedit and emuedit are unpacked as for an evaluation.",
+        ),
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward on a benchmark.")] = 8,
     margin: Annotated[
@@ -138,12 +167,12 @@ def evaluate(
     model = run or model
     if model is None:
         raise ValueError("nothing to evaluate: name the folder of a run.")
+    given = given_options(context)
     if benchmark is None:
-        _refuse_options(
-            data=data, option=option, run=run, against=against, metrics=metrics, clip=clip, dino=dino,
-            lpips=lpips, judge=judge, judge_model=judge_model, judge_rubric=judge_rubric,
-            judge_cache=judge_cache, judge_prices=judge_prices, judge_rpm=judge_rpm, dry_run=dry_run or None,
-        )  # fmt: skip
+        refuse(
+            (name for name in given if name in _OF_BENCHMARKS),
+            "is for a benchmark: name one by --benchmark too.",
+        )
         _score(model, ground, prompts or 48, steps or 8, guidance_scale, seed, out, device)
         return
     options = list(option or ())
@@ -152,18 +181,17 @@ def evaluate(
         options += [f"prompts={prompts}"] if prompts else []
     elif ground or prompts:
         raise ValueError(f"--ground and --prompts are for ShapesWorld, but the benchmark is {benchmark}.")
+    if judge is None and judge_model is None:
+        refuse(
+            (name for name in given if name in _OF_JUDGES),
+            "is for a judge: give --judge and --judge-model too, or drop it.",
+        )
     asked = Asked(
         benchmark, model, data, options, against or (), out, metrics or (), clip, dino, lpips, judge,
         judge_model, judge_key_env, judge_rubric, judge_cache, judge_prices, judge_rpm, judge_concurrency,
-        steps, guidance_scale, seed, batch_size, margin, device,
+        hand_over, results or (), steps, guidance_scale, seed, batch_size, margin, device,
     )  # fmt: skip
     evaluate_on(asked, dry_run=dry_run)
-
-
-def _refuse_options(**given: Any) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(f"--{name.replace('_', '-')} is for a benchmark: name one by --benchmark too.")
 
 
 def _score(

@@ -112,7 +112,7 @@ def generate(
     missing = {image for image, path in paths.items() if not is_whole(path)}
     kept, made = len(paths) - len(missing), 0
     guided = family.guided(field, guidance_scale)
-    with track("images", len(paths), kept, shown=progress and rank == 0) as advance:
+    with track(f"{out.name} images".strip(), len(paths), kept, shown=progress and rank == 0) as advance:
         for batch in mine:
             wanted = [image for image in _names(batch) if image in missing]
             if not wanted:

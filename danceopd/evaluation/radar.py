@@ -14,19 +14,19 @@ FEWEST: Final = 3
 
 _RADIUS: Final = 108.0
 _OUTSIDE: Final = 13.0  # of a label, beyond the end of its axis
-_LONGEST: Final = 18  # letters of a label that have room beside the drawing
+_LONGEST: Final = 12  # letters of a label's line that have room beside the drawing
 _RINGS: Final = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A category: the end of its axis, and its label at `x`, `y`, which it starts, centres or ends on."""
+    """A category: the end of its axis, and its label's lines around `x`, `y`, where they start, centre or end."""
 
     end: tuple[float, float]
     x: float
     y: float
     anchor: str
-    label: str
+    label: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Radar:
         rings: points of polygons at quarters of the scale.
         axes: the categories.
         lines: points of a polygon, by contender.
+        width, height: of the drawing, with its labels.
     """
 
     title: str
@@ -48,6 +49,8 @@ class Radar:
     rings: Sequence[str]
     axes: Sequence[Axis]
     lines: Mapping[str, str]
+    width: int = WIDTH
+    height: int = HEIGHT
 
 
 def radar(title: str, series: Mapping[str, Mapping[str, float]]) -> Radar | None:
@@ -82,8 +85,10 @@ def radar(title: str, series: Mapping[str, Mapping[str, float]]) -> Radar | None
         x, y = place(number, 1.0, _OUTSIDE)
         side = x - WIDTH / 2
         anchor = "middle" if abs(side) < 1 else "start" if side > 0 else "end"
-        end, text = place(number, 1.0), label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
-        axes.append(Axis((round(end[0], 1), round(end[1], 1)), round(x, 1), round(y + 4, 1), anchor, text))
+        end = place(number, 1.0)
+        axes.append(
+            Axis((round(end[0], 1), round(end[1], 1)), round(x, 1), round(y, 1), anchor, _lines(label))
+        )
     lines = {}
     for name, of in series.items():
         there = [place(i, (of[label] - low) / (high - low)) for i, label in enumerate(labels) if label in of]
@@ -98,3 +103,13 @@ def radar(title: str, series: Mapping[str, Mapping[str, float]]) -> Radar | None
         axes,
         lines,
     )
+
+
+def _lines(label: str) -> tuple[str, ...]:
+    """A label in one line, or in two that break where it can be broken."""
+    if len(label) <= _LONGEST:
+        return (label,)
+    breaks = [number + 1 for number, letter in enumerate(label) if letter in " _-" and number]
+    middle = min(breaks, key=lambda number: abs(number - len(label) / 2), default=len(label))
+    lines = (label[:middle].strip(), label[middle:].strip())
+    return tuple(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in lines if line)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from danceopd.evaluation.base import Benchmark, Capability, Case, Measured, MetricInfo
+from danceopd.evaluation.intervals import DRAWS
 from danceopd.evaluation.radar import Radar, radar
 from danceopd.evaluation.record import Record
-from danceopd.evaluation.retention import Comparison, Score, compare, scores
-from danceopd.evaluation.tables import OVERALL, as_csv, as_markdown, interval, number, signed
+from danceopd.evaluation.retention import LEFT_OUT, Comparison, Score, compare, scores
+from danceopd.evaluation.tables import LEVEL_TITLE, OVERALL, as_csv, as_markdown, interval, number, signed
 from danceopd.evaluation.worst import Losses, draw_losses, worst_losses
 from danceopd.files import write_whole
 from danceopd.page import data_uri, write_page
@@ -27,7 +28,7 @@ _BY: Final = "@"  # in the name of a judge's measure
 
 @dataclass(frozen=True)
 class Problem:
-    """Images of a contender without a number, for one reason.
+    """Images of a contender without a number, for one reason; an image with two reasons is in two of them.
 
     Attributes:
         contender: whose.
@@ -55,11 +56,13 @@ class Report:
         measures: the metrics.
         measured_by: what measured a metric, by its name.
         leading: by capability, the metric that plots and worst losses go by: the last measure of the first
-            judge, or the first metric of which more or less is better.
+            judge, or the first metric of which more or less is better; of those that all who are compared
+            have, where there is one.
         margin: what counts as no loss, as a share of the other's mean.
         comparisons: the student beside every other contender.
         scores: the means of every contender.
         problems: images without a number, whatever the metric.
+        lacking: how many images lack a number, each counted once, by contender; only who has some.
         losses: the worst of the leading metrics.
     """
 
@@ -75,6 +78,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     scores: tuple[Score, ...]
     problems: tuple[Problem, ...]
+    lacking: Mapping[str, int]
     losses: tuple[Losses, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,13 +137,7 @@ def make_report(
     """
     student, *others = rows
     infos = {info.name: info for info in record.measures}
-    there = {(row.capability, row.metric) for row in rows[student]}
-    capabilities: tuple[Capability, ...] = ("t2i", "edit")
-    leading: dict[Capability, str] = {}
-    for capability in capabilities:
-        asked = [info for info in record.measures if (capability, info.name) in there]
-        if asked:
-            leading[capability] = _leading(asked)
+    leading = _leading(rows, record.measures)
     found = compare(
         rows[student], {name: rows[name] for name in others}, record.measures, margin=margin, only=only
     )
@@ -167,6 +165,7 @@ def make_report(
         tuple(map(_rounded, found)),
         tuple(map(_rounded, scores(rows, record.measures))),
         _problems(rows),
+        _lacking(rows),
         tuple(losses),
     )
 
@@ -217,6 +216,9 @@ def write_report(report: Report, folder: Path, benchmark: Benchmark, images: Map
         sections=_sections(report),
         pictures=pictures,
         overall=OVERALL,
+        level=LEVEL_TITLE,
+        draws=f"{DRAWS:,}",
+        left_out=f"{100 * LEFT_OUT:g} %",
         number=number,
         signed=signed,
         interval=interval,
@@ -224,7 +226,21 @@ def write_report(report: Report, folder: Path, benchmark: Benchmark, images: Map
     )
 
 
-def _leading(asked: Sequence[MetricInfo]) -> str:
+def _leading(rows: Mapping[str, Sequence[Measured]], measures: Sequence[MetricInfo]) -> dict[Capability, str]:
+    there = [{(row.capability, row.metric) for row in measured} for measured in rows.values()]
+    capabilities: tuple[Capability, ...] = ("t2i", "edit")
+    found = {}
+    for capability in capabilities:
+        ours, *others = ({name for of, name in each if of == capability} for each in there)
+        # What only the student has been scored by, such as results of an evaluator, compares with nobody.
+        shared = ours.intersection(*filter(None, others))
+        asked = [info for info in measures if info.name in (shared or ours)]
+        if asked:
+            found[capability] = _first(asked)
+    return found
+
+
+def _first(asked: Sequence[MetricInfo]) -> str:
     judged = [info.name for info in asked if _BY in info.name]
     if judged:
         by = judged[0].partition(_BY)[2]
@@ -251,6 +267,14 @@ def _problems(rows: Mapping[str, Sequence[Measured]]) -> tuple[Problem, ...]:
         told = [Problem(name, problem, len(of), min(of)[0]) for problem, of in images.items()]
         found += sorted(told, key=lambda one: (-one.images, one.problem))
     return tuple(found)
+
+
+def _lacking(rows: Mapping[str, Sequence[Measured]]) -> dict[str, int]:
+    images = {
+        name: {(row.case, row.number) for row in measured if row.problem is not None}
+        for name, measured in rows.items()
+    }
+    return {name: len(of) for name, of in images.items() if of}
 
 
 def _summary(report: Report, titles: Mapping[str, str]) -> list[_Part]:

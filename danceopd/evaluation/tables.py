@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from danceopd.evaluation.base import MetricInfo
+from danceopd.evaluation.intervals import LEVEL
 from danceopd.evaluation.retention import Comparison
 
 OVERALL: Final = "all categories"
+LEVEL_TITLE: Final = f"{100 * LEVEL:g} %"
+"""Of the intervals."""
 
 _COLUMNS: Final = (
     "capability",
@@ -49,7 +52,8 @@ def as_markdown(comparisons: Sequence[Comparison], measures: Sequence[MetricInfo
     lines = []
     for (capability, metric), rows in parts.items():
         lines += [f"## {_cell(titles[metric])} ({capability})", ""]
-        lines += ["| category | against | student | other | difference | 95 % interval | cases | verdict |"]
+        columns = f"student | other | difference | {LEVEL_TITLE} interval | cases | verdict"
+        lines += [f"| category | against | {columns} |"]
         lines += ["|---|---|--:|--:|--:|--:|--:|---|"]
         for row in rows:
             cells = [

@@ -112,12 +112,12 @@ def draw_losses(
     edited = any(cases[loss.case].sources for loss in losses.losses)
     columns = [*(["source"] if edited else []), *(name for name in images if name != student), student]
     rows: list[tuple[str, Sequence[Tensor | None]]] = []
-    for loss in losses.losses:
+    for place, loss in enumerate(losses.losses, start=1):
         case = cases[loss.case]
         cells = [_read(case.sources[0]) if case.sources else None] if edited else []
         for name in columns[len(cells) :]:
             cells.append(_read(images[name] / benchmark.image_path(case, loss.number)))
-        rows.append((f"{loss.case}: {loss.prompt}", cells))
+        rows.append((f"{place}. {loss.prompt}", cells))
     if not any(cell is not None for _, cells in rows for cell in cells):
         return None
     return write_table(path, columns, rows, largest=_LARGEST)
