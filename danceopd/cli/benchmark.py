@@ -17,7 +17,7 @@ from danceopd.signals import stopping_at_once
 
 if TYPE_CHECKING:
     from danceopd.evaluation import AnyContender, Benchmark
-    from danceopd.evaluation.judges import Rubric, VisionJudge
+    from danceopd.evaluation.judges import Estimate, Rubric, VisionJudge
 
 OF_SHAPESWORLD: Final = 8
 OF_OTHERS: Final = 28
@@ -219,6 +219,7 @@ def _tell(
     from danceopd.evaluation.measure import pictures_of
     from danceopd.evaluation.run import images_of, missing
 
+    estimates: list[Estimate] = []
     for contender in contenders:
         part, images = Part(benchmark, contender.only), images_of(contender, out)
         if isinstance(contender, FormerStudent):
@@ -228,12 +229,20 @@ def _tell(
         typer.echo(f"{contender.name}: {missing(part, images)} of {count} images to make")
         if judge is not None:
             judged = ((case, path) for case, _, path in pictures_of(part, images) if judge.applies(case))
-            of = judge.estimate(judged)
-            cost = "" if of.cost is None else f", about {of.cost:.2f}"
-            typer.echo(
-                f"{contender.name}: {of.answers} answers to pay for, about {of.usage.prompt_tokens} + "
-                f"{of.usage.completion_tokens} tokens{cost}; {of.remembered} are in the cache"
-            )
+            estimates.append(judge.estimate(judged))
+            remembered = estimates[-1].remembered
+            typer.echo(f"{contender.name}: {_bill(estimates[-1:])}; {remembered} are in the cache")
+    if len(estimates) > 1:
+        typer.echo(f"together: {_bill(estimates)}")
+
+
+def _bill(estimates: Sequence[Estimate]) -> str:
+    answers = sum(of.answers for of in estimates)
+    read = sum(of.usage.prompt_tokens for of in estimates)
+    written = sum(of.usage.completion_tokens for of in estimates)
+    costs = [of.cost for of in estimates if of.cost is not None]
+    money = f", about {sum(costs):.2f}" if costs else ""
+    return f"{answers} answers to pay for, about {read} + {written} tokens{money}"
 
 
 def _listed(texts: Sequence[str]) -> list[str]:

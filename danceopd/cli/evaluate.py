@@ -14,6 +14,7 @@ from danceopd.cli.options import Device, Guidance, Seed
 from danceopd.cli.useless import given_options, refuse
 
 _WORLD = "shapesworld"
+_MEASURES, _JUDGE, _OTHERS, _SHAPESWORLD = "Measures", "A judge", "Evaluators of others", "ShapesWorld"
 _OF_BENCHMARKS = (
     *("data", "option", "run", "against", "metrics", "clip", "dino", "lpips", "judge", "judge_model"),
     *("judge_key_env", "judge_rubric", "judge_cache", "judge_prices", "judge_rpm", "judge_concurrency"),
@@ -65,46 +66,73 @@ def evaluate(
     metrics: Annotated[
         list[str] | None,
         typer.Option(
+            rich_help_panel=_MEASURES,
             help="What to measure, commas between: fulfilled, clip, dino, pixels, lpips, sharpness, "
-            "diversity; all for which there are weights by default."
+            "diversity; all for which there are weights by default.",
         ),
     ] = None,
-    clip: Annotated[Path | None, typer.Option(help="Folder of a CLIP model.")] = None,
-    dino: Annotated[Path | None, typer.Option(help="Folder of a DINO model.")] = None,
-    lpips: Annotated[Path | None, typer.Option(help="Folder of the weights of LPIPS.")] = None,
+    clip: Annotated[
+        Path | None, typer.Option(rich_help_panel=_MEASURES, help="Folder of a CLIP model.")
+    ] = None,
+    dino: Annotated[
+        Path | None, typer.Option(rich_help_panel=_MEASURES, help="Folder of a DINO model.")
+    ] = None,
+    lpips: Annotated[
+        Path | None, typer.Option(rich_help_panel=_MEASURES, help="Folder of the weights of LPIPS.")
+    ] = None,
     judge: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="Endpoint of a judge, such as https://api.openai.com/v1; none by default."
+            rich_help_panel=_JUDGE,
+            metavar="URL",
+            help="Endpoint of a judge, such as https://api.openai.com/v1; none by default.",
         ),
     ] = None,
-    judge_model: Annotated[str | None, typer.Option(help="Model of the judge.")] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(rich_help_panel=_JUDGE, help="Model of the judge.")
+    ] = None,
     judge_key_env: Annotated[
-        str, typer.Option(help="Environment variable with the judge's key; '' for an endpoint without keys.")
+        str,
+        typer.Option(
+            rich_help_panel=_JUDGE,
+            help="Environment variable with the judge's key; '' for an endpoint without keys.",
+        ),
     ] = "OPENAI_API_KEY",
     judge_rubric: Annotated[
         str | None,
         typer.Option(
-            help="gedit, imgedit, or a YAML file of your own; by default imgedit for imgedit, else gedit."
+            rich_help_panel=_JUDGE,
+            help="gedit, imgedit, imgedit-uge, or a YAML file of your own; by default imgedit's own for "
+            "imgedit, else gedit.",
         ),
     ] = None,
     judge_cache: Annotated[
-        Path | None, typer.Option(help="Folder of paid answers; judge-cache beside --out by default.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=_JUDGE, help="Folder of paid answers; judge-cache beside --out by default."
+        ),
     ] = None,
     judge_prices: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_JUDGE,
             metavar="IN,OUT",
             help="What the judge asks for a million tokens read and written: counts the cost.",
         ),
     ] = None,
     judge_rpm: Annotated[
-        float | None, typer.Option(help="Requests to the judge per minute, at most.", show_default=False)
+        float | None,
+        typer.Option(
+            rich_help_panel=_JUDGE, help="Requests to the judge per minute, at most.", show_default=False
+        ),
     ] = None,
-    judge_concurrency: Annotated[int, typer.Option(min=1, help="Images that are judged at once.")] = 4,
+    judge_concurrency: Annotated[
+        int, typer.Option(rich_help_panel=_JUDGE, min=1, help="Images that are judged at once.")
+    ] = 4,
     hand_over: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_OTHERS,
             metavar="EVALUATOR",
             help="Say where the images lie for an evaluator of others, and write what it needs beside them: "
             "evalscope for gedit, geneval for geneval.",
@@ -113,6 +141,7 @@ def evaluate(
     results: Annotated[
         list[str] | None,
         typer.Option(
+            rich_help_panel=_OTHERS,
             metavar="NAME=PATH",
             help="What that evaluator said of a contender, such as student: EvalScope's output folder, or "
             "the file that GenEval's --outfile named; may be repeated.",
@@ -134,11 +163,17 @@ def evaluate(
     ground: Annotated[
         list[str] | None,
         typer.Option(
-            help="Ground to score: t2i, local, global or edit; may be repeated; the first three by default."
+            rich_help_panel=_SHAPESWORLD,
+            help="Ground to score: t2i, local, global or edit; may be repeated; the first three by default.",
         ),
     ] = None,
     prompts: Annotated[
-        int | None, typer.Option(min=1, help="Test prompts per category of ShapesWorld; 48 by default.")
+        int | None,
+        typer.Option(
+            rich_help_panel=_SHAPESWORLD,
+            min=1,
+            help="Test prompts per category of ShapesWorld; 48 by default.",
+        ),
     ] = None,
     steps: Annotated[
         int | None,

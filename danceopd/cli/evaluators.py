@@ -56,6 +56,7 @@ def hand_over_all(
                     "over",
                     err=True,
                 )
+    typer.echo(f"danceopd: {evaluator.step}, and read its results by --results NAME=PATH", err=True)
 
 
 class Results:
@@ -136,7 +137,7 @@ def _split(text: str, evaluator: Evaluator) -> tuple[str, Path]:
     # EvalScope writes a folder, GenEval's evaluator a file.
     if not (path.is_dir() if evaluator.write is not None else path.is_file()):
         fault = "not there" if not path.exists() else "a file" if path.is_file() else "a folder"
-        raise ValueError(f"--results {text}: '{path}' is {fault}, give {evaluator.results}.")
+        raise ValueError(f"--results {text}: '{path}' is {fault}; name {evaluator.results}.")
     return name, path
 
 

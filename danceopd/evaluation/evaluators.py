@@ -23,6 +23,7 @@ class Evaluator:
         title: what a sentence calls it.
         benchmark: name of the one that it scores.
         measures: the numbers that it gives.
+        step: what to do with what is handed over, in a clause.
         results: what its results are, in a few words.
         read: the rows of its results at a path.
         write: the file that it needs beside the images; None where the images are all.
@@ -32,6 +33,7 @@ class Evaluator:
     title: str
     benchmark: str
     measures: tuple[MetricInfo, ...]
+    step: str
     results: str
     read: Callable[[Benchmark, Path], list[Measured]]
     write: Callable[[Benchmark, Path, Path], Path] | None = None
@@ -43,7 +45,8 @@ EVALUATORS: Final[Mapping[str, Evaluator]] = {
         "EvalScope",
         "gedit",
         EVALSCOPE,
-        "the output folder of its run, with reviews in it",
+        "give each file to EvalScope as the local_file of its dataset gedit",
+        "EvalScope's output folder, with reviews in it",
         read_evalscope,
         write_evalscope,
     ),
@@ -52,7 +55,8 @@ EVALUATORS: Final[Mapping[str, Evaluator]] = {
         "GenEval's evaluator",
         "geneval",
         GENEVAL,
-        "the file that its --outfile named",
+        "give each folder to GenEval's evaluate_images.py",
+        "the file that its evaluator's --outfile named",
         read_geneval,
     ),
 }
@@ -126,8 +130,6 @@ def read_results(
     """
     rows = evaluator.read(Part(benchmark, contender.only), results)
     if all(row.value is None for row in rows):
-        raise ValueError(
-            f"'{results}' has no number about these images: name {evaluator.results}, of {contender.name}."
-        )
+        raise ValueError(f"'{results}' has no number about these images: name {evaluator.results}.")
     why = problems_in(out / contender.folder)
     return [replace(row, problem=why.get(row.case, row.problem)) if row.problem else row for row in rows]

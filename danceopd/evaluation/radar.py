@@ -20,7 +20,7 @@ _RINGS: Final = (0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Axis:
-    """A category: the end of its axis, and its label's lines around `x`, `y`, where they start, centre or end."""
+    """A category: the end of its axis, and its label in lines about `y` that start, centre or end at `x`."""
 
     end: tuple[float, float]
     x: float

@@ -77,6 +77,14 @@ def test_imgedit_asks_by_kind_of_edit_and_takes_the_mean(bench: Bench) -> None:
     assert judge.applies(named)
 
 
+def test_imgedits_hard_suite_gets_one_score(bench: Bench) -> None:
+    judge = bench.judge("imgedit-uge")
+    case, image = bench.one()
+    assert not judge.applies(replace(case, category="add"))
+    bench.endpoint.script = [serve.says(json.dumps({"overall": 2}))]
+    assert judge.judge(replace(case, category="uge"), image) == {"imgedit_uge@seer": 2.0}
+
+
 def test_a_rubric_of_the_users_own_is_used(bench: Bench) -> None:
     path = bench.folder / "mine.yaml"
     rubric = {

@@ -6,7 +6,7 @@ import csv
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -154,6 +154,43 @@ def test_problems_are_counted_by_reason(bench: Bench) -> None:
     ]
 
 
+def test_an_image_with_two_reasons_lacks_a_number_once(bench: Bench, tmp_path: Path) -> None:
+    rows = {"student": rows_of(bench, 1, 4.0), "base": rows_of(bench, 2, 6.0)}
+    for row, place in ((rows["base"][5], 4), (rows["base"][5], 7), (rows["base"][20], 20)):
+        other = rows["base"][place]
+        rows["base"][place] = replace(other, value=None, problem=f"it cannot be read by {other.metric}.")
+        assert (row.case, row.number) == (other.case, other.number)
+    report = make_report(RECORD, rows, bench.cases())
+    assert report.lacking == {"student": 1, "base": 2}
+    assert sum(problem.images for problem in report.problems if problem.contender == "base") == 4
+    write(bench, report, tmp_path)
+    assert "lack a number: 1 of student, 2 of base." in Page(tmp_path / "report.html").text
+
+
+def test_what_only_the_student_has_does_not_lead(bench: Bench, tmp_path: Path) -> None:
+    rows = {"student": rows_of(bench, 1, 4.0), "base": rows_of(bench, 2, 6.0)}
+    rows["base"] = [row for row in rows["base"] if "@" not in row.metric]
+    assert make_report(RECORD, rows, bench.cases()).leading == {"edit": "l1"}
+    rows["student"] = [row for row in rows["student"] if "@" in row.metric]
+    report = make_report(RECORD, rows, bench.cases())
+    assert report.leading == {"edit": "overall@seer"}
+    write(bench, report, tmp_path)
+    assert "student has no number in common with base" in Page(tmp_path / "report.html").text
+
+
+def test_the_page_says_how_sure_it_is_in_the_codes_numbers(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = make(bench)
+    monkeypatch.setattr("danceopd.evaluation.report.DRAWS", 1234)
+    monkeypatch.setattr("danceopd.evaluation.report.LEVEL_TITLE", "90 %")
+    monkeypatch.setattr("danceopd.evaluation.report.LEFT_OUT", 0.125)
+    write(bench, report, tmp_path)
+    text = Page(tmp_path / "report.html").text
+    assert "90 % of 1,234 paired bootstrap draws" in text and "more than 12.5 % of the cases" in text
+    assert "95 %" not in text
+
+
 def test_who_is_alone_has_scores(bench: Bench, tmp_path: Path) -> None:
     report = make_report(RECORD, {"student": rows_of(bench, 1, 4.0)}, bench.cases())
     write(bench, report, tmp_path)
@@ -171,6 +208,19 @@ def test_a_former_reports_pictures_do_not_stay(bench: Bench, tmp_path: Path) -> 
     write(bench, make(bench), tmp_path)
     few = make_report(RECORD, {"student": rows_of(bench, 1, 4.0)}, bench.cases())
     assert "worst-base-edit.png" not in write(bench, few, tmp_path)
+
+
+def test_a_radars_long_labels_break_where_they_can() -> None:
+    labels = ("background_change", "subject-replace", "a category of a long name", "unbreakableasitis", "add")
+    plot = radar("x", {"student": dict.fromkeys(labels, 1.0)})
+    assert plot is not None
+    assert [axis.label for axis in plot.axes] == [
+        ("background_", "change"),
+        ("subject-", "replace"),
+        ("a category …", "a long name"),
+        ("unbreakable…",),
+        ("add",),
+    ]
 
 
 def test_a_radar_needs_three_axes_and_takes_losses_below_nothing() -> None:

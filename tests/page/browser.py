@@ -25,11 +25,13 @@ _ALONE = (
 # What lies in a box that scrolls on its own may be wider than the page. A drawing's words stay in its figure.
 _MEASURE = """<script>addEventListener('load', () => {
   for (const each of document.querySelectorAll('details')) each.open = true;
-  const scrolls = e => e && (['auto', 'scroll'].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+  const scroll = e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX);
+  const scrolls = e => e && (scroll(e) || scrolls(e.parentElement));
   const wide = [];
   for (const each of document.querySelectorAll('body *')) {
     const box = each.getBoundingClientRect(), figure = each.closest('figure');
-    const room = figure ? figure.getBoundingClientRect() : {left: 0, right: document.documentElement.clientWidth};
+    const page = {left: 0, right: document.documentElement.clientWidth};
+    const room = figure ? figure.getBoundingClientRect() : page;
     if (!box.width || scrolls(each.parentElement)) continue;
     if (box.right > room.right + 1 || box.left < room.left - 1)
       wide.push(`${each.tagName} ${each.textContent.trim().slice(0, 40)}`);
@@ -60,11 +62,9 @@ def look(
     for name, path in pages.items():
         content = path.read_text(encoding="utf-8").replace("<head>", f"<head>{_ALONE}", 1)
         (folder / f"{name}.html").write_text(content.replace("</body>", f"{_MEASURE}</body>", 1))
-        frames += [
-            f'<iframe name="{name} {width}" src="{name}.html" style="border: 0; width: {width}px; height: 900px">'
-            "</iframe>"
-            for width in widths
-        ]
+        for width in widths:
+            style = f"border: 0; width: {width}px; height: 900px"
+            frames.append(f'<iframe name="{name} {width}" src="{name}.html" style="{style}"></iframe>')
     (folder / "frames.html").write_text("\n".join(frames))
     assert CHROMIUM is not None
     done = subprocess.run(
