@@ -115,7 +115,9 @@ def test_a_rubric_of_the_users_own_is_used(bench: Bench) -> None:
         "questions.0.shows", questions=[{"name": "q", "shows": ["mask"], "text": "?", "scores": {"yes": "x"}}]
     )
     refused("a score is asked for twice", questions=[*rubric["questions"], *rubric["questions"]])  # type: ignore[misc]
-    with pytest.raises(ValueError, match="rubric 'none' is not there: name one of gedit, imgedit, or a file"):
+    with pytest.raises(
+        ValueError, match="rubric 'none' is not there: name one of gedit, imgedit, imgedit-uge, or a file"
+    ):
         load_rubric("none")
     path.write_text("a: [")
     with pytest.raises(ValueError, match="is not YAML"):

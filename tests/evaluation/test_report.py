@@ -217,7 +217,7 @@ def test_a_radars_long_labels_break_where_they_can() -> None:
     assert [axis.label for axis in plot.axes] == [
         ("background_", "change"),
         ("subject-", "replace"),
-        ("a category …", "a long name"),
+        ("a category", "of a long n…"),
         ("unbreakable…",),
         ("add",),
     ]

@@ -168,13 +168,14 @@ class Rubric:
 
 
 def load_rubric(rubric: str | Path) -> Rubric:
-    """A rubric that is shipped, by its name (`gedit`, `imgedit`), or one in a YAML file of the user.
+    """A rubric that is shipped, by its name (`gedit`, `imgedit`, `imgedit-uge`), or one in a YAML file of the user.
 
     Raises:
         ValueError: there is no such rubric, or the file does not hold one.
         OSError: the file cannot be read.
     """
-    shipped = {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
+    files = sorted(_SHIPPED.glob("*.yaml"), key=lambda path: path.stem)
+    shipped = {path.stem: path for path in files}
     path = shipped.get(str(rubric), Path(rubric))
     if not path.is_file():
         raise ValueError(
