@@ -93,8 +93,8 @@ def judge_all(
 ) -> None:
     """Add to `store` what it does not know of every image that the judge applies to.
 
-    Images that got no scores before come last. Where the judge answers none of these, they keep the problem
-    that they have: else a few that no judge takes would keep the others from a report for ever.
+    Images that got no scores before come last. Where a judge that has answered before answers none of these,
+    they keep the problem that they have: else a few that it never takes would keep all from a report.
 
     Args:
         benchmark: whose images they are.
@@ -120,7 +120,7 @@ def judge_all(
             (again if failed else wanted).append(picture)
         else:
             store.add(_lacking(judge.measures, case, number, _why_missing(case, path, problems or {})))
-    left = len(wanted)
+    new, done = len(wanted), 0
     wanted += again
     with (
         track(f"{name} judgements".strip(), len(wanted), shown=progress) as advance,
@@ -129,10 +129,13 @@ def judge_all(
         try:
             for rows, (case, _, path) in zip(judged, wanted, strict=True):
                 store.add(replace(row, problem=_told(row.problem, case, path)) for row in rows)
-                left -= 1
+                done += 1
                 advance(1)
         except JudgeSilent:
-            if left > 0:
+            case, number, _ = wanted[done]
+            store.add(_lacking(judge.measures, case, number, "the judge gave no answer."))
+            answered = {row.metric for row in store.rows() if row.value is not None}
+            if done < new or answered.isdisjoint(info.name for info in judge.measures):
                 raise
 
 

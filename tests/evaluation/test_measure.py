@@ -130,14 +130,19 @@ def test_pictures_that_no_judge_takes_keep_no_other_from_being_judged(tmp_path: 
         text = json.dumps(body)
         (serve.status(500) if any(one in text for one in bad) else serve.good)(handler, body)
 
-    bench.endpoint.default = act
-
     def judge(store: Store) -> dict[str, bool]:
         asked = bench.judge(client={"attempts": 1})
         judge_all(benchmark, tmp_path, store, asked, concurrency=1, progress=False)
         return {row.case: row.problem is None for row in store.rows()}
 
     with open_store(tmp_path / MEASURED) as store:
+        bench.endpoint.default = serve.dead
+        for _ in range(3):  # an endpoint that never answered is none to make a report of
+            with pytest.raises(JudgeUnavailable, match="5 images in a row"):
+                judge(store)
+    (tmp_path / MEASURED).unlink()
+    with open_store(tmp_path / MEASURED) as store:
+        bench.endpoint.default = act
         with pytest.raises(JudgeUnavailable, match="5 images in a row"):
             judge(store)
         expected = {case.key: case not in cases[:6] for case in cases}

@@ -212,6 +212,7 @@ class VisionClient:
         with self._lock:
             self._failed += 1
             if self._failed >= _IN_A_ROW:
+                self._failed = 0
                 raise JudgeSilent(
                     f"the judge at {self._url} gave no answer for {_IN_A_ROW} images in a row ({reason}): "
                     "continue later; what was judged is kept."
