@@ -101,7 +101,7 @@ def bench_one(
     count = measure.sets_past_the_l2(entry.moves * size, device)
     sets = make_operands(count, size, dtype, device)
     copy, pairs = copy_form(entry, sets)
-    seconds = 3e-3 if rounds > 5 else 1e-3
+    seconds = 5e-3 if rounds > 5 else 1e-3
     with torch.set_grad_enabled(entry.grad):
         timers = {name: measure.timer(form, sets, device) for name, form in forms.items()}
         timers[report.COPY] = measure.timer(copy, pairs, device)

@@ -149,10 +149,19 @@ def test_a_row_that_takes_long_has_fewer_rounds(monkeypatch: pytest.MonkeyPatch)
         return 1.0
 
     assert len(measure.take_turns({"long": timed}, 21, 3e-3)["long"]) == 21
-    assert calls == [1] * 23  # two calls to warm up and to see that one is a turn
+    assert calls == [1] * 2 + [1, 1] * 21  # two to see that one is a turn, and one before each turn
     monkeypatch.setattr(measure, "ENOUGH_SECONDS", -1.0)
     assert len(measure.take_turns({"long": timed}, 21, 3e-3)["long"]) == measure.FEW_ROUNDS
     assert len(measure.take_turns({"long": timed}, 2, 3e-3)["long"]) == 2
+
+
+def test_a_turn_begins_with_calls_that_are_not_timed() -> None:
+    seconds = iter([1e-4] * 4 + [9.0, 2e-4, 9.0, 4e-4])  # to see what a turn is, then two turns
+
+    def timed(count: int) -> float:
+        return next(seconds)
+
+    assert measure.take_turns({"op": timed}, 2, 3e-3) == {"op": [2e-4, 4e-4]}
 
 
 def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

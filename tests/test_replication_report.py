@@ -325,7 +325,9 @@ def test_a_report_is_a_function_of_its_runs(tmp_path: Path, monkeypatch: pytest.
     tables |= {"brief-main-t2i-edit", "brief-cfg-guided"}
     assert set(first) == {f"{name}.{kind}" for name in tables for kind in ("md", "csv", "json")} | {RESULTS}
     figures = {path.stem for path in (tmp_path / "a" / "figures").iterdir()}
-    of_setting = {f"{name}-t2i-edit" for name in ("main", "over-updates", "diversity", "gap-main")}
+    of_setting = {
+        f"{name}-t2i-edit" for name in ("main", "over-updates", "gap-over-updates", "diversity", "gap-main")
+    }
     assert figures == of_setting | {"over-compute", "cfg-guided"}
     assert len(page.images) == len(figures)
     for claim in CLAIMS:

@@ -20,6 +20,7 @@ Timer = Callable[[int], float]
 """From a number of calls to seconds per call."""
 
 FEW_ROUNDS, ENOUGH_SECONDS = 5, 2.0
+WARM_CALLS = 10  # a CPU's last cache takes that many to hold what one contender touches
 
 
 def sets_past_the_l2(touched: int, device: torch.device) -> int:
@@ -95,6 +96,8 @@ def _device_seconds(run: Callable[[], None]) -> float:
 def take_turns(timers: dict[str, Timer], rounds: int, seconds: float) -> dict[str, list[float]]:
     """Seconds per call of each contender in each round; a turn is as many calls as take the given seconds.
 
+    A turn begins with calls that are not timed: what lies in the caches, and which memory the allocator has
+    at hand, is then the contender's own doing and not that of the one before.
     After `ENOUGH_SECONDS` no more than `FEW_ROUNDS` are gone through: long calls scatter less.
     """
     calls = {}
@@ -111,6 +114,7 @@ def take_turns(timers: dict[str, Timer], rounds: int, seconds: float) -> dict[st
         if done >= FEW_ROUNDS and time.perf_counter() - begin > ENOUGH_SECONDS:
             break
         for name, timed in timers.items():
+            timed(min(calls[name], WARM_CALLS))
             times[name].append(timed(calls[name]))
     return times
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,43 @@ def draw_over_updates(runs: Sequence[Run], folder: Path) -> Iterator[Drawing]:
         note = "Mean over seeds, band from the lowest to the highest seed. Dashed: the expert on all tasks."
         title = f"score and diversity over training, {setting}"
         yield save(figure, folder, f"over-updates-{setting}", title, note)
+
+
+BANDS = (("high noise", 2 / 3, 1.0), ("middle", 1 / 3, 2 / 3), ("low noise", 0.0, 1 / 3))
+
+
+def draw_gap_over_updates(runs: Sequence[Run], folder: Path) -> Iterator[Drawing]:
+    """The field gap in each third of the noise levels, a panel per ground, of runs that were watched."""
+    for setting, arms in _watched(runs).items():
+        grounds = grounds_of([run for own in arms.values() for run in own])
+        figure = new_figure(len(grounds), len(BANDS))
+        panels: Any = figure.subplots(len(BANDS), len(grounds), sharex=True, sharey=True, squeeze=False)
+        colours, markers = colours_of(arms), markers_of(arms)
+        for arm, own in arms.items():
+            steps = [moment["updates"] for moment in own[0].curve]
+            own = [run for run in own if [moment["updates"] for moment in run.curve] == steps]
+            for row, (_, low, high) in zip(panels, BANDS, strict=True):
+                for panel, ground in zip(row, grounds, strict=True):
+                    errors = [[_gap_between(m["gap"][ground], low, high) for m in run.curve] for run in own]
+                    draw_curve(panel, steps, np.asarray(errors), colours[arm], markers[arm], label_of(arm))
+        for panel in panels.flatten():
+            panel.set_yscale("log")
+            tidy(panel)
+        for place, ground in enumerate(grounds):
+            panels[0][place].set_title(ground, fontsize=10)
+            panels[-1][place].set_xlabel("updates", fontsize=9)
+        for row, (name, _, _) in zip(panels, BANDS, strict=True):
+            row[0].set_ylabel(f"{name}\nerror of velocity", fontsize=9)
+        add_legend(figure, panels[0][0])
+        note = "Mean squared error against the teacher on the student's own rollouts; band over seeds."
+        title = f"field gap by thirds of sigma over training, {setting}"
+        yield save(figure, folder, f"gap-over-updates-{setting}", title, note)
+
+
+def _gap_between(gap: Mapping[str, Sequence[float]], low: float, high: float) -> float:
+    """The mean error at the noise levels above ``low``, up to ``high``."""
+    pairs = zip(gap["sigma"], gap["error"], strict=True)
+    return float(np.mean([error for sigma, error in pairs if low < sigma <= high]))
 
 
 def _ends(runs: Sequence[Run], setting: str) -> dict[str, dict[str, list[Run]]]:

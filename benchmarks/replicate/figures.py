@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from replicate.bars import draw_suites
-from replicate.curves import draw_diversity, draw_over_compute, draw_over_updates
+from replicate.curves import draw_diversity, draw_gap_over_updates, draw_over_compute, draw_over_updates
 from replicate.drawing import Drawing, check_matplotlib
 from replicate.fields import draw_gaps, draw_guidance
 from replicate.records import Run
@@ -19,5 +19,13 @@ def draw_all(runs: Sequence[Run], folder: Path) -> list[Drawing]:
         ModuleNotFoundError: without matplotlib.
     """
     check_matplotlib()
-    kinds = (draw_suites, draw_over_updates, draw_over_compute, draw_diversity, draw_gaps, draw_guidance)
+    kinds = (
+        draw_suites,
+        draw_over_updates,
+        draw_gap_over_updates,
+        draw_over_compute,
+        draw_diversity,
+        draw_gaps,
+        draw_guidance,
+    )
     return [drawing for draw in kinds for drawing in draw(runs, folder)]

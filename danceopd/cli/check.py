@@ -34,7 +34,7 @@ def check(
 
     if out is not None and not samples:
         raise ValueError(f"--out {out} is for the samples, but --no-samples draws none: drop one of them.")
-    with stopping_at_once("the check was stopped, and has written nothing."):
+    with stopping_at_once("the check was stopped; at most it has added rows to the run's cache."):
         run, family = open_run(config, overrides)
         folder = (out or Path(run.output_dir) / "check") if samples else None
         tell = tell_nothing if as_json else tell_step

@@ -24,6 +24,7 @@ from danceopd.evaluation.metrics import (
     PixelDistance,
     Sharpness,
 )
+from danceopd.evaluation.metrics.lpips import BACKBONE, LINEAR
 from danceopd.files import sha256_of
 from danceopd.settings import nearest
 
@@ -31,6 +32,7 @@ METRICS: Final = ("fulfilled", "clip", "dino", "pixels", "lpips", "sharpness", "
 """Names of metrics, the most telling first; each applies to the cases that it has something to say about."""
 
 _NEED: Final = {"clip": ("clip",), "dino": ("dino",), "lpips": ("lpips",), "diversity": ("dino", "clip")}
+_READ_BESIDE: Final = ("*.json", "*.txt", "*.model", "*.bpe")  # configurations and tokenizers
 
 
 @dataclass
@@ -90,11 +92,11 @@ def choose_metrics(
     seen: Features | None = None
     if clip and asked & {"clip", "diversity"}:
         texts = ClipFeatures(clip, device)
-        seen, by = texts, _digest(clip)
+        seen, by = texts, _digest(_read_by_transformers(clip))
         if "clip" in asked:
             _add(chosen, [ClipDirection(texts), ClipText(texts), ClipImage(texts)], by)
     if dino and asked & {"dino", "diversity"}:
-        seen, by = DinoFeatures(dino, device), _digest(dino)
+        seen, by = DinoFeatures(dino, device), _digest(_read_by_transformers(dino))
         if "dino" in asked:
             _add(chosen, [DinoImage(seen)], by)
     if asked & {"pixels", "lpips"}:
@@ -102,7 +104,7 @@ def choose_metrics(
         of_pixels = [PixelDistance("outside", distance), PixelDistance("all", distance)]
         chosen.metrics += of_pixels
         if lpips and distance:
-            digest = _digest(lpips)
+            digest = _digest([lpips / LINEAR, lpips / BACKBONE])
             names_of = (info.name for metric in of_pixels for info in metric.measures)
             chosen.by |= {name: digest for name in names_of if name.endswith("_lpips")}
     if "sharpness" in asked:
@@ -123,12 +125,15 @@ def _add(chosen: Chosen, metrics: Iterable[Metric], by: str) -> None:
         chosen.by |= {info.name: by for info in metric.measures}
 
 
-def _digest(folder: Path) -> str:
-    """SHA-256 of a model's files: its weights in one format, and what it reads images and texts by."""
-    weights = next(
-        (found for kind in ("*.safetensors", "*.bin", "*.pth") if (found := sorted(folder.glob(kind)))), []
-    )
+def _read_by_transformers(folder: Path) -> list[Path]:
+    """A model's files: its weights in one format, and what it reads images and texts by."""
+    kinds = ["*.safetensors"] if any(folder.glob("model*.safetensors")) else ["*.safetensors", "*.bin"]
+    return [path for kind in (*kinds, *_READ_BESIDE) for path in sorted(folder.glob(kind))]
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """SHA-256 of files, by their names and content."""
     digest = hashlib.sha256()
-    for path in [*weights, *sorted(folder.glob("*.json"))]:
+    for path in files:
         digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     return f"sha256 {digest.hexdigest()}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -142,7 +142,8 @@ def contenders_of_run(
         run: an output_dir.
         against: each one of ``base``, the name of a teacher of the run, the output_dir of another run, or the
             folder of a former evaluation; ``NAME:PART``, or ``NAME:PART+PART``, is compared on these
-            capabilities (t2i, edit) and categories alone.
+            capabilities (t2i, edit) and categories alone. A run is called by its folder's name, an evaluation
+            in RUN/eval by the run's, with a number behind it where that name is another's already.
         device: the run's own when None.
 
     Raises:
@@ -152,6 +153,7 @@ def contenders_of_run(
     """
     student, teachers, family = _student(Path(run), STUDENT, device=device)
     found: list[AnyContender] = [student]
+    folders: dict[Path, str] = {}
     for text in against:
         name, only = _parts(text, teachers)
         if name == BASE and name not in teachers:
@@ -159,9 +161,10 @@ def contenders_of_run(
         elif name in teachers:
             found.append(_teacher(teachers[name], family, Path(run), only))
         elif (Path(name) / RECORD).is_file():
-            found.append(FormerStudent(_plain(Path(name).resolve().name), Path(name), only))
+            label = _label(Path(name), folders, teachers)
+            found.append(FormerStudent(label, Path(name), only))
         elif (Path(name) / CONFIG).is_file():
-            label = _plain(Path(name).resolve().name)
+            label = _label(Path(name), folders, teachers)
             found.append(_student(Path(name), label, device=device, only=only)[0])
         else:
             known = [BASE, *teachers]
@@ -172,7 +175,7 @@ def contenders_of_run(
     names = [contender.name for contender in found]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"'{name}' would be compared twice: name every contender once.")
+            raise ValueError(f"'{name}' would be compared twice: name it once in against.")
     return found
 
 
@@ -238,6 +241,19 @@ def _parts(text: str, teachers: Mapping[str, Teacher]) -> tuple[str, frozenset[s
     if text in teachers or Path(text).exists() or not colon:
         return text, frozenset()
     return name, frozenset(part for part in parts.split("+") if part)
+
+
+def _label(folder: Path, folders: dict[Path, str], teachers: Iterable[str]) -> str:
+    """What a run, or a former evaluation, is called beside teachers and the other ``folders``."""
+    folder = folder.resolve()
+    if folder not in folders:
+        # By default, an evaluation lies in RUN/eval/BENCHMARK.
+        of_run = folder.parent.name == "eval" and (folder / RECORD).is_file()
+        label = _plain((folder.parent.parent if of_run else folder).name)
+        taken = {STUDENT, BASE, *teachers, *folders.values()}
+        names = (label, *(f"{label}-{number}" for number in range(2, len(taken) + 3)))
+        folders[folder] = next(name for name in names if name not in taken)
+    return folders[folder]
 
 
 def _plain(name: str) -> str:

@@ -55,6 +55,21 @@ def claim(out: Path, made_by: Mapping[str, Any], holds: Path) -> None:
         )
 
 
+def model_in(out: Path) -> Mapping[str, Any]:
+    """What drew the images in a folder, as its note says.
+
+    Raises:
+        ValueError: it has no such note.
+    """
+    path = out / GENERATION
+    try:
+        return dict(json.loads(path.read_bytes())["model"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        raise ValueError(
+            f"'{path}' is missing or damaged: copy the evaluation's whole folder anew, or evaluate again."
+        ) from None
+
+
 def _differences(name: str, there: Any, here: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(there, dict) and isinstance(here, dict):
         for key in sorted({*there, *here}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -11,10 +12,11 @@ from typing import overload
 
 from danceopd.evaluation.base import Benchmark, Case, Judge, Measured, Metric, MetricInfo
 from danceopd.evaluation.generate import is_whole
-from danceopd.evaluation.judges import judge_images
+from danceopd.evaluation.judges import JudgeSilent, judge_images
 from danceopd.evaluation.metrics import DIVERSITY, Features, measure_diversity
 from danceopd.evaluation.progress import track
 from danceopd.evaluation.store import Store
+from danceopd.files import sha256_of
 
 Picture = tuple[Case, int, Path]
 """A case, the number of its image, and where that lies."""
@@ -25,6 +27,18 @@ def pictures_of(benchmark: Benchmark, images: Path) -> Iterator[Picture]:
     for case in benchmark.cases():
         for number in range(benchmark.images_per_case):
             yield case, number, images / benchmark.image_path(case, number)
+
+
+def digests_of(benchmark: Benchmark, images: Path) -> dict[str, str]:
+    """By the key of a case, a hash of its images together: their diversity hangs on all of them.
+
+    Raises:
+        OSError: an image cannot be read.
+    """
+    found = {case.key: hashlib.sha256() for case in benchmark.cases()}
+    for case, _, path in pictures_of(benchmark, images):
+        found[case.key].update((sha256_of(path) if is_whole(path) else "none").encode())
+    return {key: digest.hexdigest() for key, digest in found.items()}
 
 
 def measure_images(
@@ -79,6 +93,9 @@ def judge_all(
 ) -> None:
     """Add to `store` what it does not know of every image that the judge applies to.
 
+    Images that got no scores before come last. Where a judge that has answered before answers none of these,
+    they keep the problem that they have: else a few that it never takes would keep all from a report.
+
     Args:
         benchmark: whose images they are.
         images: the folder that they lie in.
@@ -92,22 +109,34 @@ def judge_all(
     Raises:
         OSError: the judge answers nobody, or the store cannot be written.
     """
-    wanted = []
+    wanted: list[Picture] = []
+    again: list[Picture] = []
     for picture in pictures_of(benchmark, images):
         case, number, path = picture
         if not judge.applies(case) or _known(store, picture, judge.measures):
             continue
         if is_whole(path):
-            wanted.append(picture)
+            failed = any(store.lacks(case.key, number, info.name) for info in judge.measures)
+            (again if failed else wanted).append(picture)
         else:
             store.add(_lacking(judge.measures, case, number, _why_missing(case, path, problems or {})))
+    new, done = len(wanted), 0
+    wanted += again
     with (
         track(f"{name} judgements".strip(), len(wanted), shown=progress) as advance,
         closing(judge_images(judge, wanted, concurrency=concurrency)) as judged,
     ):
-        for rows, (case, _, path) in zip(judged, wanted, strict=True):
-            store.add(replace(row, problem=_told(row.problem, case, path)) for row in rows)
-            advance(1)
+        try:
+            for rows, (case, _, path) in zip(judged, wanted, strict=True):
+                store.add(replace(row, problem=_told(row.problem, case, path)) for row in rows)
+                done += 1
+                advance(1)
+        except JudgeSilent:
+            case, number, _ = wanted[done]
+            store.add(_lacking(judge.measures, case, number, "the judge gave no answer."))
+            answered = {row.metric for row in store.rows() if row.value is not None}
+            if done < new or answered.isdisjoint(info.name for info in judge.measures):
+                raise
 
 
 def add_diversity(benchmark: Benchmark, images: Path, store: Store, features: Features) -> None:

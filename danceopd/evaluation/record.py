@@ -102,4 +102,7 @@ def read_evaluation(folder: Path) -> tuple[Record, list[Measured]]:
         OSError: a file cannot be read.
     """
     record = read_record(folder)
-    return record, read_measured(folder / record.student / MEASURED, record.by)
+    path = folder / record.student / MEASURED
+    if not path.is_file():
+        raise ValueError(f"'{path}' is missing: copy the evaluation's whole folder anew, or evaluate again.")
+    return record, read_measured(path, record.by)

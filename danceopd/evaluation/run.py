@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ from danceopd.evaluation.base import Benchmark, Judge, Measured, Metric, MetricI
 from danceopd.evaluation.batches import Share, share_of_environment
 from danceopd.evaluation.contenders import AnyContender, Contender, FormerStudent, Part
 from danceopd.evaluation.generate import IMAGES, Generated, generate, is_whole, problems_in
-from danceopd.evaluation.identity import GENERATION
-from danceopd.evaluation.measure import add_diversity, judge_all, measure_images, pictures_of
+from danceopd.evaluation.identity import GENERATION, model_in
+from danceopd.evaluation.measure import add_diversity, digests_of, judge_all, measure_images, pictures_of
 from danceopd.evaluation.metrics import DIVERSITY, Features
 from danceopd.evaluation.record import RECORD, Record, read_evaluation, read_record, write_record
 from danceopd.evaluation.report import Report, make_report, write_report
@@ -26,6 +26,8 @@ REPORT: Final = "report"
 """Folder of the report, in an evaluation's folder."""
 
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
+_SECONDS_UNTIL_TOLD: Final = 60.0
+_SECONDS_WITHOUT_AN_IMAGE: Final = 1800.0
 
 
 def evaluate_benchmark(
@@ -81,7 +83,7 @@ def evaluate_benchmark(
     Raises:
         ValueError: there is no contender, names are there twice, `out` is of another evaluation, or a former
             evaluation is of another one.
-        OSError: a file cannot be written, or a judge answers nobody.
+        OSError: a file cannot be written, a judge answers nobody, or the other processes make no images.
     """
     rank, size = share_of_environment() if share is None else share
     measures = measures_of(metrics, judges, diversity is not None)
@@ -118,9 +120,9 @@ def evaluate_benchmark(
     write_record(out, record)
     for contender in drawing:
         part, folder = parts[contender.name], out / contender.folder
-        _wait_for_all(part, folder)
+        _wait_for_all(part, folder, shown=progress)
         told: dict[str, Any] = {"problems": problems_in(folder), "name": contender.name, "progress": progress}
-        with open_store(folder / MEASURED, record.by) as store:
+        with open_store(folder / MEASURED, record.by, digests_of(part, folder / IMAGES)) as store:
             measure_images(part, folder / IMAGES, store, metrics, **told)
             if diversity is not None:
                 add_diversity(part, folder / IMAGES, store, diversity)
@@ -199,14 +201,34 @@ def _unasked(sample: Tensor, sigma: Tensor, condition: Any) -> Tensor:
     raise AssertionError("all images are there")
 
 
-def _wait_for_all(part: Part, folder: Path) -> None:
-    """Return when no image is missing but those of cases that have problems."""
-    while True:
-        told = problems_in(folder)
-        lacking = (case.key for case, _, path in pictures_of(part, folder / IMAGES) if not is_whole(path))
-        if all(key in told for key in lacking):
-            return
+def _wait_for_all(part: Part, folder: Path, *, shown: bool) -> None:
+    """Return when no image is missing but those of cases that have problems.
+
+    Raises:
+        TimeoutError: none has come for half an hour.
+    """
+    last: list[Path] = []
+    since, told = 0.0, False
+    while lacking := _lacking(part, folder):
+        now = time.monotonic()
+        if lacking != last:
+            last, since, told = lacking, now, False
+        which = f"{len(lacking)} images of other processes, such as '{lacking[0]}'"
+        if now - since >= _SECONDS_WITHOUT_AN_IMAGE:
+            raise TimeoutError(
+                f"waited {_SECONDS_WITHOUT_AN_IMAGE / 60:.0f} minutes in vain for {which}: see why these "
+                "ended, and give the same command again, which keeps what is there."
+            )
+        if shown and not told and now - since >= _SECONDS_UNTIL_TOLD:
+            print(f"waiting for {which}", file=sys.stderr, flush=True)
+            told = True
         time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _lacking(part: Part, folder: Path) -> list[Path]:
+    told = problems_in(folder)
+    pictures = pictures_of(part, folder / IMAGES)
+    return [path for case, _, path in pictures if case.key not in told and not is_whole(path)]
 
 
 def _continued(record: Record, out: Path) -> Record:
@@ -230,6 +252,7 @@ def _continued(record: Record, out: Path) -> Record:
 
 def _former(contender: FormerStudent, record: Record) -> list[Measured]:
     before, rows = read_evaluation(contender.path)
+    model_in(contender.path / before.student)  # told now rather than after the images were made
     differences = _differences(before, record)
     differences += [
         f"{name} is measured by something else"
@@ -258,5 +281,4 @@ def _differences(there: Record, here: Record) -> list[str]:
 
 def _model_of(contender: AnyContender, out: Path) -> Mapping[str, Any]:
     """What drew a contender's images, as its folder says."""
-    path = images_of(contender, out).with_name(GENERATION)
-    return dict(json.loads(path.read_bytes())["model"])
+    return model_in(images_of(contender, out).parent)

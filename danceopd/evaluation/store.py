@@ -16,6 +16,7 @@ from danceopd.evaluation.base import Measured
 MEASURED: Final = "measured.jsonl"
 """The measurements of a contender, in its folder."""
 
+_IMAGES: Final = "images"
 _Key = tuple[str, int, str]
 _NAMES: Final = tuple(field.name for field in fields(Measured))
 _TEXTS: Final = ("case", "category", "capability", "metric")
@@ -27,14 +28,14 @@ class Store:
     Args:
         file: for reading and appending, in binary mode.
         path: its name.
-        by: as for `open_store`.
+        by, images: as for `open_store`.
     """
 
-    def __init__(self, file: IO[bytes], path: Path, by: Mapping[str, str]) -> None:
-        self._file, self._by = file, by
+    def __init__(self, file: IO[bytes], path: Path, by: Mapping[str, str], images: Mapping[str, str]) -> None:
+        self._file, self._by, self._images = file, by, images
         content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
-        self._rows = _current(whole, path, by)
+        self._rows = _current(whole, path, by, images)
         if len(whole) < len(content):  # killed while it wrote; the line after must not continue that one
             file.truncate(len(whole))
 
@@ -42,6 +43,11 @@ class Store:
         """Whether there is a number; a problem may not be there any more and is no reason to leave off."""
         row = self._rows.get((case, number, metric))
         return row is not None and row.value is not None
+
+    def lacks(self, case: str, number: int, metric: str) -> bool:
+        """Whether there is a problem in place of a number."""
+        row = self._rows.get((case, number, metric))
+        return row is not None and row.value is None
 
     def add(self, rows: Iterable[Measured]) -> None:
         """Append what is new in `rows`; what was said of the same image and metric before no longer counts.
@@ -60,7 +66,8 @@ class Store:
             key = (row.case, row.number, row.metric)
             if self._rows.get(key) != row:
                 self._rows[key] = row
-                lines.append(json.dumps({**asdict(row), "by": self._by.get(row.metric, "")}) + "\n")
+                of = {"by": self._by.get(row.metric, ""), _IMAGES: self._images.get(row.case)}
+                lines.append(json.dumps({**asdict(row), **of}) + "\n")
         if lines:
             self._file.write("".join(lines).encode())
             self._file.flush()
@@ -71,7 +78,9 @@ class Store:
 
 
 @contextmanager
-def open_store(path: Path, by: Mapping[str, str] | None = None) -> Iterator[Store]:
+def open_store(
+    path: Path, by: Mapping[str, str] | None = None, images: Mapping[str, str] | None = None
+) -> Iterator[Store]:
     """Measurements to read and to add to; nobody else can write them meanwhile.
 
     Args:
@@ -79,6 +88,8 @@ def open_store(path: Path, by: Mapping[str, str] | None = None) -> Iterator[Stor
             dropped.
         by: what measures each metric, such as the hash of its weights, by the metric's name; rows of
             something else do not count.
+        images: what the images of a case are now, such as a hash, by the case's key; rows of other images do
+            not count. Cases that are not in it, and rows that do not say of which images they are, do.
 
     Raises:
         ValueError: another process is writing it, or a line is no measurement.
@@ -93,7 +104,7 @@ def open_store(path: Path, by: Mapping[str, str] | None = None) -> Iterator[Stor
                 f"'{path}' is being written by another process: wait for it, or give another folder."
             ) from None
         file.seek(0)
-        yield Store(file, path, by or {})
+        yield Store(file, path, by or {}, images or {})
 
 
 def read_measured(path: Path, by: Mapping[str, str] | None = None) -> list[Measured]:
@@ -111,10 +122,12 @@ def read_measured(path: Path, by: Mapping[str, str] | None = None) -> list[Measu
         content = path.read_bytes()
     except FileNotFoundError:
         return []
-    return list(_current(content[: content.rfind(b"\n") + 1], path, by or {}).values())
+    return list(_current(content[: content.rfind(b"\n") + 1], path, by or {}, {}).values())
 
 
-def _current(content: bytes, path: Path, by: Mapping[str, str]) -> dict[_Key, Measured]:
+def _current(
+    content: bytes, path: Path, by: Mapping[str, str], images: Mapping[str, str]
+) -> dict[_Key, Measured]:
     rows: dict[_Key, Measured] = {}
     for number, line in enumerate(content.splitlines(), start=1):
         try:
@@ -122,8 +135,13 @@ def _current(content: bytes, path: Path, by: Mapping[str, str]) -> dict[_Key, Me
             row = _measured(given)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"line {number} of '{path}' is no measurement: delete the line.") from None
-        if given.get("by", "") == by.get(row.metric, ""):
-            rows[row.case, row.number, row.metric] = row
+        if given.get("by", "") != by.get(row.metric, ""):
+            continue
+        key = (row.case, row.number, row.metric)
+        if given.get(_IMAGES) in (None, images.get(row.case, given.get(_IMAGES))):
+            rows[key] = row
+        else:  # nor does what was said before of images that nobody knows
+            rows.pop(key, None)
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -45,6 +46,11 @@ def compile_fields(
         f"compile='graphs' cannot record a student's field that is a {type(student).__name__}: set it to "
         "'blocks'."
     )
+
+
+def tell_compiling() -> None:
+    """One line on stderr, as minutes may follow in which nothing else is told."""
+    print("danceopd: compiling the models' blocks, which may take minutes", file=sys.stderr, flush=True)
 
 
 def compile_blocks(fields: Iterable[object]) -> None:

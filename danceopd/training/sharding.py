@@ -157,7 +157,7 @@ class Shards:
 
     def check(self) -> None:
         """See `danceopd.training.distributed.Lender`."""
-        if any([part.was_wrong() for part in self._parts]):
+        if self._parts and bool(torch.stack([part.was_wrong() for part in self._parts]).any()):
             raise RuntimeError(
                 "the weights gathered from the ranks are not the model's: the ranks are out of step, so what "
                 "was computed since the last update is dropped; set sharding to 'none', and report this."
@@ -256,10 +256,9 @@ class _Part:
         self.module.unshard()
         self._wrong |= (self._weight()[self._places] != self._numbers).any()  # read later: it would wait now
 
-    def was_wrong(self) -> bool:
-        """Whether it was not itself when it was gathered since this was asked last; reads the device."""
-        wrong = bool(self._wrong)
-        self._wrong.zero_()
+    def was_wrong(self) -> Tensor:
+        """Whether it was not itself when it was gathered since this was asked last: bool [], not yet read."""
+        wrong, self._wrong = self._wrong, torch.zeros_like(self._wrong)
         return wrong
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from danceopd.signals import GracefulStop, stopping_at_once
 from danceopd.training.batch import build_batches, in_order_of_slots
 from danceopd.training.callbacks import Callback, Callbacks
 from danceopd.training.checkpoint import Checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
-from danceopd.training.compiling import compile_failures_told, compile_fields
+from danceopd.training.compiling import compile_failures_told, compile_fields, tell_compiling
 from danceopd.training.config import Route, TrainConfig, as_mapping, check_routes, describe_run
 from danceopd.training.config_file import write_config
 from danceopd.training.distributed import Ranks
@@ -252,6 +252,8 @@ class DanceOPDTrainer:
             seeded(self.config.seed, _REHEARSAL, device=self.family.device),
         ):
             if self.config.compile != "none":
+                if self.config.progress and self.ranks.is_first:
+                    tell_compiling()
                 # First: compiled code may hang on the calls before it, and a continued run measures nothing.
                 rehearsal.update(self.field, self._teachers())
                 self.weights.discard_gradients()

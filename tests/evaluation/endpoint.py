@@ -87,6 +87,17 @@ def dripping(handler: Handler, body: dict[str, Any]) -> None:
     handler.close_connection = True
 
 
+def dripping_headers(handler: Handler, body: dict[str, Any]) -> None:
+    """Headers, a letter at a time."""
+    handler.send_response(200)
+    handler.flush_headers()
+    for _ in range(100):
+        handler.wfile.write(b"x")
+        if handler.endpoint.over.wait(0.02):
+            break
+    handler.close_connection = True
+
+
 class Handler(BaseHTTPRequestHandler):
     endpoint: Endpoint
 

@@ -218,6 +218,30 @@ def test_lines_that_cannot_be_used(tmp_path: Path) -> None:
     assert "has no line" in told("geneval", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("clause", "fault"),
+    [
+        ({"count": 0}, "has the count 0"),
+        ({"count": True}, "has the count True"),
+        ({"color": "mauve"}, "has the colour 'mauve' where one of red,"),
+        ({"color": None}, "has the colour None"),
+        ({"position": ["near", 0]}, "has the position ['near', 0]"),
+        ({"position": ["above", 1]}, "has the position ['above', 1]"),
+        ({"position": ["above", -1]}, "has the position ['above', -1]"),
+        ({"position": ["above", False]}, "has the position ['above', False]"),
+        ({"position": ["above"]}, "has the position ['above']"),
+        ({"position": "above"}, "has the position 'above' where a pair belongs: left of, right of,"),
+    ],
+)
+def test_what_genevals_checks_could_not_answer_is_told(
+    tmp_path: Path, clause: dict[str, object], fault: str
+) -> None:
+    cup = {"class": "cup", "count": 1}
+    line = {"tag": "x", "prompt": "y", "include": [cup, cup | {"position": ["left of", 0]} | clause]}
+    (tmp_path / "evaluation_metadata.jsonl").write_text(json.dumps(line))
+    assert f"line 1 of 'evaluation_metadata.jsonl' {fault}" in told("geneval", tmp_path)
+
+
 def test_missing_and_damaged_files_of_a_dataset(tmp_path: Path) -> None:
     data = copies.emuedit(tmp_path) / "data"
     first, second = sorted(data.glob("test-*"))

@@ -105,6 +105,25 @@ def test_reviews_of_no_use_are_named(tmp_path: Path) -> None:
         read_evalscope(gedit(tmp_path), tmp_path)
 
 
+def test_an_image_that_evalscope_has_no_scores_for_is_a_problem(tmp_path: Path) -> None:
+    file = tmp_path / "reviews" / "one" / "gedit_x.jsonl"
+    file.parent.mkdir(parents=True)
+    bad: list[Any] = [None, {"overall": None}, {"overall": True}]
+    for value in bad:
+        file.write_text(review("aa", value) + review("bb", {"overall": 3}))
+        rows = {row.case: row for row in read_evalscope(gedit(tmp_path), tmp_path) if "overall" in row.metric}
+        assert rows["color_alter.en.aa"].problem and rows["color_alter.en.bb"].value == 3
+    for value in ("overall", [1]):
+        file.write_text(review("aa", value))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"line 1 of .* is no review of GEdit-Bench"):
+            read_evalscope(gedit(tmp_path), tmp_path)
+    benchmark = Copy([caption("0")], 1, "{key}.png")
+    for line in ({"filename": None, "correct": True}, {"filename": "0.png", "correct": None}, None):
+        file.write_text(json.dumps(line))
+        with pytest.raises(ValueError, match=r"line 1 of .* is no result"):
+            read_geneval(benchmark, file)
+
+
 def test_genevals_results_become_rows(tmp_path: Path) -> None:
     benchmark = Copy([caption("00000"), caption("00001")], 2, "{key}/samples/{number:04d}.png")
     results = tmp_path / "results.jsonl"

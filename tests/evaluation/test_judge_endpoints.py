@@ -58,6 +58,14 @@ def test_a_silent_or_dripping_endpoint_times_out(bench: Bench, trouble: serve.Ac
     assert bench.judge(client={"timeout": 0.4}).judge(case, image)["overall@seer"] == pytest.approx(7)
 
 
+def test_headers_count_for_the_time_out(bench: Bench) -> None:
+    case, image = bench.one()
+    bench.endpoint.script = [serve.dripping_headers]
+    judge = bench.judge(client={"timeout": 0.3, "attempts": 1})
+    with pytest.raises(NoAnswer, match=r"no answer within 0.3 s"):
+        judge.judge(case, image)
+
+
 @pytest.mark.parametrize("header", ["300", "date", "soon"])
 def test_retry_after_is_honoured(bench: Bench, header: str) -> None:
     case, image = bench.one()
@@ -116,7 +124,8 @@ def test_one_bad_image_among_many_is_a_row_with_a_problem(bench: Bench) -> None:
     assert [[row.case for row in of_one] for of_one in rows] == [[str(index)] * 3 for index in range(4)]
     problems = [of_one[0].problem for of_one in rows]
     assert "refused" in str(problems[0])
-    assert "1.png' cannot be read" in str(problems[1]) and "No such file" in str(problems[2])
+    assert "1.png' cannot be read" in str(problems[1]) and "copy it anew" in str(problems[1])
+    assert "No such file" in str(problems[2])
     assert problems[3] is None and values(rows[3])["overall@seer"] == pytest.approx(7)
     assert all(row.value is None for row in rows[1])
 

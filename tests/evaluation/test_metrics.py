@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from danceopd.evaluation import Case
+from danceopd.evaluation.choice import choose_metrics
 from danceopd.evaluation.metrics import (
     COLOURS,
     ClipColours,
@@ -85,6 +86,9 @@ def test_a_region_applies_only_where_the_benchmark_has_a_mask(tmp_path: Path) ->
     source = save(tmp_path / "s.png", noise(0))
     assert not PixelDistance("outside").applies(edit("0", source))
     assert PixelDistance("outside").applies(edit("0", source, mask=source))
+    white = save(tmp_path / "m.png", np.full((48, 64, 3), 255))
+    assert not PixelDistance("outside").applies(edit("0", source, mask=white)), "nothing is outside of it"
+    assert PixelDistance("outside").applies(edit("0", source, mask=tmp_path / "none.png")), "to be told"
     assert PixelDistance("all").applies(edit("0", source))
     assert not PixelDistance("all").applies(caption("0"))
 
@@ -152,7 +156,7 @@ def test_lpips_is_symmetric_and_zero_for_equal_images(tmp_path: Path) -> None:
 
 
 def test_lpips_names_what_is_wrong_with_its_weights(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"needs the file '.*alexnet-owt-7be5be79.pth', which is not there"):
+    with pytest.raises(ValueError, match=r"needs the file '.*alexnet-owt-7be5be79.pth', .* copy it there"):
         Lpips(tmp_path)
     lpips_folder(tmp_path)
     weights = torch.load(tmp_path / "alex.pth", weights_only=True)
@@ -160,7 +164,7 @@ def test_lpips_names_what_is_wrong_with_its_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="take the weights for AlexNet"):
         Lpips(tmp_path)
     torch.save({}, tmp_path / "alex.pth")
-    with pytest.raises(ValueError, match=r"lin0.model.1.weight is missing"):
+    with pytest.raises(ValueError, match=r"lin0.model.1.weight is missing.: copy .* anew"):
         Lpips(tmp_path)
     (tmp_path / "alex.pth").write_bytes(b"x")
     with pytest.raises(ValueError, match="cannot be read as weights"):
@@ -221,6 +225,23 @@ def test_an_image_that_was_made_anew_is_looked_at_anew(tmp_path: Path, clip: Cli
     first = clip.embed(save(tmp_path / "e.png", noise(0)))
     second = clip.embed(save(tmp_path / "e.png", noise(1, 32, 32)))
     assert not torch.equal(first, second)
+
+
+def test_whatever_a_model_reads_is_part_of_what_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "clip"
+    shutil.copytree(clip_folder(), folder)
+    (folder / "merges.txt").write_text("#version: 0.2\na b\n")
+    digests = [choose_metrics(["clip"], clip=folder).by["clip_text"]]
+    for name, counts in (("merges.txt", True), ("spiece.model", True), ("README.md", False)):
+        (folder / name).write_text("#version: 0.2\na c\n")
+        digests.append(choose_metrics(["clip"], clip=folder).by["clip_text"])
+        assert (digests[-1] != digests[-2]) == counts
+    # Beside other weights, LPIPS still is its own two files.
+    lpips_folder(folder)
+    former = choose_metrics(["lpips"], lpips=folder).by["source_lpips"]
+    weights = torch.load(folder / "alex.pth", weights_only=True)
+    torch.save({name: 2 * value for name, value in weights.items()}, folder / "alex.pth")
+    assert choose_metrics(["lpips"], lpips=folder).by["source_lpips"] != former
 
 
 @pytest.mark.parametrize("folder", [dino_folder, dinov2_folder])

@@ -81,6 +81,22 @@ def test_numbers_by_other_weights_do_not_count(tmp_path: Path) -> None:
     assert read_measured(path, {"clip": "weights 1"}) == [row(), row(metric="clip")]
 
 
+def test_numbers_of_other_images_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "measured.jsonl"
+    fill(path, row(), row("b"))  # as before images were noted
+    with open_store(path, images={"a": "one"}) as store:
+        assert store.has("a", 0, "m") and store.has("b", 0, "m")
+        store.add([row(value=2.0)])
+    for images, counts in (({"a": "one"}, True), ({}, True), ({"a": "two"}, False)):
+        with open_store(path, images=images) as store:
+            assert store.has("a", 0, "m") == counts and store.has("b", 0, "m")
+    with open_store(path, images={"a": "two"}) as store:
+        store.add([row(value=2.0)])  # the same number, and yet to be noted
+    with open_store(path, images={"a": "two"}) as store:
+        assert store.rows() == [row("b"), row(value=2.0)]
+    assert row(value=2.0) in read_measured(path)
+
+
 def test_there_is_one_writer(tmp_path: Path) -> None:
     path = tmp_path / "measured.jsonl"
     with (

@@ -252,6 +252,17 @@ def test_who_is_not_known_is_told(against: list[str], message: str) -> None:
         contenders_of_run(run_folder(), against)
 
 
+def test_folders_of_one_name_are_told_apart_and_one_folder_is_named_once(tmp_path: Path) -> None:
+    folders = [tmp_path / path for path in ("a/eval/gedit", "b/eval/gedit", "c/b", "painter")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "evaluation.json").touch()
+    found = contenders_of_run(run_folder(), [*map(str, folders), "painter"])
+    assert [one.name for one in found] == ["student", "a", "b", "b-2", "painter-2", "painter"]
+    with pytest.raises(ValueError, match="'a' would be compared twice"):
+        contenders_of_run(run_folder(), [str(folders[0]), f"{folders[0].parent}/../eval/gedit"])
+
+
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not the folder of a run"):
         contenders_of_run(tmp_path)

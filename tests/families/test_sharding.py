@@ -115,7 +115,8 @@ def _found(rank: int, runs: dict[str, RunConfig]) -> dict[str, Any]:
     checked.trainer.train()
     found["bytes"] = [_bytes(model) for model in _models(checked.trainer)]
     found["loaded"] = checked.report.estimate.memory.base
-    for name in ("diffusionopd", "flowopd", "sft"):
+    trainer_of(spread(runs["diffusionopd"], "spread-diffusionopd", rollout_batch_size="auto")).train()
+    for name in ("flowopd", "sft"):
         trainer_of(spread(runs[name], f"spread-{name}")).train()
     trainer_of(spread(runs["danceopd"], "continued")).train()
     found["errors"] = [

@@ -154,9 +154,11 @@ def test_a_compiled_run_that_is_continued_is_equal_bit_for_bit(tmp_path: Path) -
     assert bits(tmp_path / "whole", 5) == bits(tmp_path / "halved", 5)
 
 
-def test_a_run_may_go_on_compiled(tmp_path: Path) -> None:
-    make_trainer(tmp_path, ROUTES[:1], max_steps=2).train()
-    assert make_trainer(tmp_path, ROUTES[:1], compile="blocks").train().step == 5
+def test_a_run_may_go_on_compiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_trainer(tmp_path, ROUTES[:1], max_steps=2, progress=True).train()
+    assert "compiling" not in capsys.readouterr().err
+    assert make_trainer(tmp_path, ROUTES[:1], compile="blocks", progress=True).train().step == 5
+    assert "compiling the models' blocks, which may take minutes" in capsys.readouterr().err
 
 
 def _fails(graph: Any, examples: Any) -> Any:

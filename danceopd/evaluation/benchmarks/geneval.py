@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from danceopd.evaluation.base import Case
 from danceopd.evaluation.benchmarks.layout import BenchmarkCopy, Inspection
+from danceopd.evaluation.metrics.geneval import COLOURS, RELATIONS
 
 _PROMPTS = "evaluation_metadata.jsonl"
 
@@ -59,6 +61,27 @@ def _read(line: bytes) -> tuple[dict[str, Any], str]:
         return {}, "has no list of objects to include"
     for wanted in (*include, *exclude):
         named = isinstance(wanted, dict) and isinstance(wanted.get("class"), str)
-        if not named or not isinstance(wanted.get("count"), int):
+        if not named or "count" not in wanted:
             return {}, "names an object without class or count"
-    return about, ""
+        if not _is_whole(wanted["count"]) or wanted["count"] < 1:
+            return {}, f"has the count {wanted['count']!r} where a whole number of at least 1 belongs"
+    return about, next(filter(None, map(_wrong, include, range(len(include)))), "")
+
+
+def _wrong(clause: Mapping[str, Any], earlier: int) -> str:
+    """What is wrong with a clause that comes after so many others."""
+    if "color" in clause and clause["color"] not in COLOURS:
+        return f"has the colour {clause['color']!r} where one of {', '.join(COLOURS)} belongs"
+    if "position" in clause:
+        match clause["position"]:
+            case [relation, index] if relation in RELATIONS and _is_whole(index) and 0 <= index < earlier:
+                return ""
+        return (
+            f"has the position {clause['position']!r} where a pair belongs: {', '.join(RELATIONS)}, and the "
+            "number of an earlier object, from 0"
+        )
+    return ""
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)

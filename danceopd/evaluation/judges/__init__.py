@@ -5,7 +5,7 @@ from __future__ import annotations
 from danceopd.evaluation.judges.agreement import Agreement, Share, compare_judges
 from danceopd.evaluation.judges.batch import judge_images
 from danceopd.evaluation.judges.cache import AnswerCache
-from danceopd.evaluation.judges.client import JudgeUnavailable, NoAnswer, VisionClient
+from danceopd.evaluation.judges.client import JudgeSilent, JudgeUnavailable, NoAnswer, VisionClient
 from danceopd.evaluation.judges.cost import Estimate, Prices, Spent, Usage
 from danceopd.evaluation.judges.handover import (
     EVALSCOPE,
@@ -23,6 +23,7 @@ __all__ = [
     "Agreement",
     "AnswerCache",
     "Estimate",
+    "JudgeSilent",
     "JudgeUnavailable",
     "NoAnswer",
     "Prices",

@@ -7,8 +7,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from threading import Lock
-from typing import Any, Final
+from concurrent.futures import Future, wait
+from threading import Lock, Thread
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from danceopd.evaluation.base import JudgeError
@@ -16,6 +17,8 @@ from danceopd.evaluation.extra import needed_for
 from danceopd.evaluation.judges.cache import Reply
 from danceopd.evaluation.judges.cost import Usage
 from danceopd.evaluation.judges.limits import LONGEST_ASKED, Pace, asked_to_wait, backoff
+
+_T = TypeVar("_T")
 
 _LOG = logging.getLogger(__name__)
 _PATH: Final = "/chat/completions"
@@ -35,6 +38,10 @@ class JudgeUnavailable(OSError):
 
     What was judged is in the cache, so the same call continues once the endpoint is there.
     """
+
+
+class JudgeSilent(JudgeUnavailable):
+    """The endpoint gave no answer for several images in a row: it is down, or takes none of these."""
 
 
 class _Failed(Exception):
@@ -134,21 +141,10 @@ class VisionClient:
         raise AssertionError("every attempt returns or raises")
 
     def _attempt(self, session: Any, body: bytes) -> Reply:
-        deadline = time.monotonic() + self._timeout
         errors = self._requests.exceptions
         try:
-            with session.post(
-                self._url,
-                data=body,
-                headers={"Content-Type": "application/json"},
-                auth=self._authorise,  # a header alone would lose against a .netrc
-                timeout=self._timeout,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                content = self._content(response, deadline)
-                status, header = response.status_code, response.headers.get("Retry-After")
-        except errors.Timeout:
+            status, header, content = _within(self._timeout, lambda: self._post(session, body))
+        except (errors.Timeout, TimeoutError):
             raise _Failed(f"no answer within {self._timeout:g} s") from None
         except (errors.RequestException, OSError) as error:
             raise _Failed(self._safe(f"{type(error).__name__}: {error}")) from None
@@ -166,6 +162,21 @@ class VisionClient:
                 f"the judge at {self._url} takes no requests ({told}): check key and address."
             )
         raise NoAnswer(f"the judge takes no such request ({told}).")
+
+    def _post(self, session: Any, body: bytes) -> tuple[int, str | None, bytes]:
+        """Status, the header Retry-After, and content."""
+        deadline = time.monotonic() + self._timeout
+        with session.post(
+            self._url,
+            data=body,
+            headers={"Content-Type": "application/json"},
+            auth=self._authorise,  # a header alone would lose against a .netrc
+            timeout=self._timeout,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            content = self._content(response, deadline)
+            return response.status_code, response.headers.get("Retry-After"), content
 
     @staticmethod
     def _content(response: Any, deadline: float) -> bytes:
@@ -201,7 +212,8 @@ class VisionClient:
         with self._lock:
             self._failed += 1
             if self._failed >= _IN_A_ROW:
-                raise JudgeUnavailable(
+                self._failed = 0
+                raise JudgeSilent(
                     f"the judge at {self._url} gave no answer for {_IN_A_ROW} images in a row ({reason}): "
                     "continue later; what was judged is kept."
                 ) from None
@@ -235,6 +247,29 @@ class VisionClient:
     def _safe(self, text: str) -> str:
         """A short piece of what somebody else said, fit to be told."""
         return " ".join(self._hidden(text).split())[:_TOLD].rstrip(".")
+
+
+def _within(seconds: float, ask: Callable[[], _T]) -> _T:
+    """What a call gives; one that takes longer is left to a thread that keeps nobody waiting.
+
+    A library's time-out is for a single read: an address whose name is never found, or headers that come a
+    letter at a time, take as long as they like.
+
+    Raises:
+        TimeoutError: it takes longer.
+    """
+    outcome: Future[_T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(ask())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    Thread(target=work, name="judge-request", daemon=True).start()
+    if not wait([outcome], seconds).done:
+        raise TimeoutError
+    return outcome.result()
 
 
 def _counted(given: Any) -> Usage | None:

@@ -92,6 +92,7 @@ def read_evalscope(benchmark: Benchmark, outputs: Path) -> list[Measured]:
             score = line["sample_score"]
             about, values = score["sample_metadata"], score["score"]["value"]
             key = str(about["id"] if "id" in about else about["key"])
+            values = {} if values is None else dict(**values)
         except (KeyError, TypeError):
             raise ValueError(f"{where} is no review of GEdit-Bench: it has no id or no scores.") from None
         said[key] = {
@@ -169,13 +170,13 @@ def _lines(files: Sequence[Path]) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if text.strip():
                 try:
                     line = json.loads(text)
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise ValueError(f"{where} is not JSON: was the evaluator interrupted?") from None
                 yield where, line
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _row(case: Case, number: int, metric: str, value: float | None, problem: str | None = None) -> Measured:

@@ -250,7 +250,9 @@ def _read(path: Path) -> _Picture:
             return _Picture(_KINDS[kind], content, image.size)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise JudgeError(f"image '{path}' cannot be read ({reason}), so it was not judged.") from None
+        raise JudgeError(
+            f"image '{path}' cannot be read ({reason}), so it was not judged: make or copy it anew."
+        ) from None
 
 
 def _mean(usages: Sequence[Usage]) -> Usage:

@@ -23,6 +23,7 @@ from danceopd.evaluation.metrics.clip import ClipFeatures
 from danceopd.evaluation.metrics.features import open_picture, unit
 
 COLOURS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+RELATIONS: Final = ("left of", "right of", "above", "below")
 
 _CONFIDENT: Final = 0.3
 _CONFIDENT_TO_COUNT: Final = 0.9
@@ -197,10 +198,5 @@ def relations(one: Found, other: Found) -> set[str]:
     if max(map(abs, left_over)) < 1e-3:
         return set()
     across, down = (side / distance for side in left_over)
-    held = {
-        "left of": across < -_DIRECTION,
-        "right of": across > _DIRECTION,
-        "above": down < -_DIRECTION,
-        "below": down > _DIRECTION,
-    }
-    return {name for name, holds in held.items() if holds}
+    held = (across < -_DIRECTION, across > _DIRECTION, down < -_DIRECTION, down > _DIRECTION)
+    return {name for name, holds in zip(RELATIONS, held, strict=True) if holds}

@@ -65,10 +65,22 @@ def read_outside(mask: Path, shape: tuple[Any, ...]) -> Region:
     Raises:
         ValueError: the mask cannot be read, or leaves no pixel outside.
     """
-    white = (read_pixels(mask).mean(axis=2) >= _WHITE).astype(np.uint8) * 255
+    white = _white(mask).astype(np.uint8) * 255
     height, width = shape[:2]
     covered = Image.fromarray(white).resize((width, height), Image.Resampling.BOX)
     outside: Region = np.asarray(covered) == 0
     if not outside.any():
         raise ValueError(f"mask '{mask}' is white everywhere, so nothing lies outside the edited region.")
     return outside
+
+
+def is_white(mask: Path) -> bool:
+    """Whether the whole image may change; False where the mask cannot be read, which is told elsewhere."""
+    try:
+        return bool(_white(mask).all())
+    except ValueError:
+        return False
+
+
+def _white(mask: Path) -> Region:
+    return np.asarray(read_pixels(mask).mean(axis=2) >= _WHITE)

@@ -47,7 +47,8 @@ class Lpips:
             self._linear = [linear[f"lin{index}.model.1.weight"].float() for index in range(len(_LAYERS))]
         except KeyError as error:
             raise ValueError(
-                f"'{folder}' holds other weights than LPIPS needs: {error.args[0]} is missing."
+                f"'{folder}' holds other weights than LPIPS needs ({error.args[0]} is missing): copy "
+                f"{BACKBONE} and {LINEAR} anew."
             ) from None
         channels = tuple(weight.shape[1] for weight in self._linear)
         if channels != _CHANNELS:
@@ -107,7 +108,9 @@ def _load(path: Path, device: str) -> dict[str, Tensor]:
     try:
         weights = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise ValueError(f"LPIPS needs the file '{path}', which is not there.") from None
+        raise ValueError(
+            f"LPIPS needs the file '{path}', which is not there: copy it there, or leave LPIPS out."
+        ) from None
     except Exception as error:  # torch's unpickler raises many kinds
         raise ValueError(
             f"'{path}' cannot be read as weights ({type(error).__name__}): copy it anew."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -11,7 +12,14 @@ from typing_extensions import override
 
 from danceopd.evaluation.base import Case, Metric, MetricInfo
 from danceopd.evaluation.extra import needed_for
-from danceopd.evaluation.metrics.images import Pixels, Region, read_outside, read_pixels, read_source
+from danceopd.evaluation.metrics.images import (
+    Pixels,
+    Region,
+    is_white,
+    read_outside,
+    read_pixels,
+    read_source,
+)
 from danceopd.evaluation.metrics.lpips import Lpips
 
 HIGHEST_PSNR: Final = 100.0
@@ -28,8 +36,8 @@ class PixelDistance(Metric):
     that of Wang et al. (2004) with Gaussian windows of standard deviation 1.5, averaged over the region.
 
     Args:
-        region: `outside` compares the pixels outside the benchmark's mask and applies to cases that have one;
-            `all` compares every pixel and applies to every edit.
+        region: `outside` compares the pixels outside the benchmark's mask and applies to cases that have one
+            which leaves something outside; `all` compares every pixel and applies to every edit.
         lpips: measures LPIPS too.
     """
 
@@ -37,6 +45,7 @@ class PixelDistance(Metric):
         self._region = region
         self._lpips = lpips
         self._prefix = "outside" if region == "outside" else "source"
+        self._is_white = cache(is_white)
 
     @property
     @override
@@ -49,7 +58,9 @@ class PixelDistance(Metric):
 
     @override
     def applies(self, case: Case) -> bool:
-        return bool(case.sources) and (self._region == "all" or case.mask is not None)
+        return bool(case.sources) and (
+            self._region == "all" or (case.mask is not None and not self._is_white(case.mask))
+        )
 
     @override
     def measure(self, case: Case, image: Path) -> Mapping[str, float]:
