@@ -76,7 +76,7 @@ def generate(
         benchmark: what to draw.
         family: of the model.
         field: what to follow, a teacher's or a student's field.
-        out: folder of this model and benchmark.
+        out: folder of this model and benchmark; progress goes by its name.
         seed: 0 or above. Models that share it start from the same noise.
         num_steps: at least 1.
         guidance_scale: classifier-free guidance on top of `field`; 1 for none.

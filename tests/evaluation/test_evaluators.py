@@ -137,7 +137,7 @@ _GEDIT = ("RUN", "--benchmark", "gedit", "--data", "COPY")
         ),
         (
             ["RUN", "--benchmark", "shapesworld", "--prompts", "1", "--results", "student=COPY"],
-            ["--results student=data/GEdit-Bench is for gedit (EvalScope) and geneval", "drop it"],
+            ["--results student=COPY is for gedit (EvalScope) and geneval", "drop it"],
         ),
         ([*_GEDIT, "--results", "student=COPY"], ["nothing is evaluated in", "without --results first"]),
     ],

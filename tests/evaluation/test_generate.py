@@ -209,9 +209,8 @@ def test_the_share_is_the_launchers(shapes: BenchmarkCopy, tmp_path: Path, monke
 def test_progress_is_shown(shapes: BenchmarkCopy, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     draw(shapes, tmp_path / "x", progress=True)
     lines = capsys.readouterr().err.splitlines()
-    assert (
-        lines[0].startswith(f"images 5/{COUNT}  0:") and lines[-1] == f"images {COUNT}/{COUNT}  0:00:00 left"
-    )
+    assert lines[0].startswith(f"x images 5/{COUNT}  0:")
+    assert lines[-1] == f"x images {COUNT}/{COUNT}  0:00:00 left"
     draw(shapes, tmp_path / "x", progress=True)
     draw(shapes, tmp_path / "y", progress=True, share=(1, 2))
     assert capsys.readouterr().err == ""

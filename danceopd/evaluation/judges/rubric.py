@@ -168,7 +168,7 @@ class Rubric:
 
 
 def load_rubric(rubric: str | Path) -> Rubric:
-    """A rubric that is shipped, by its name (`gedit`, `imgedit`, `imgedit-uge`), or one in a YAML file of the user.
+    """A rubric that is shipped, by its name (`gedit`, `imgedit`, `imgedit-uge`), or one in a YAML file.
 
     Raises:
         ValueError: there is no such rubric, or the file does not hold one.
