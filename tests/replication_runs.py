@@ -43,7 +43,12 @@ ABLATIONS = {
         "16 steps": (0.71, 0.76),
         "28 steps": (0.71, 0.75),
     },
-    "loss": {"mse": (0.70, 0.75), "sigma-weighted": (0.69, 0.75), "kl-weighted": (0.66, 0.72)},
+    "loss": {
+        "mse": (0.70, 0.75),
+        "sigma-weighted": (0.69, 0.75),
+        "mse, shift 3": (0.70, 0.75),
+        "kl-weighted, shift 3": (0.66, 0.72),
+    },
     "init": {"an expert": (0.70, 0.75), "base": (0.72, 0.40), "weight merge": (0.70, 0.75)},
     "longer": {"danceopd": (0.77, 0.82), "offpolicy": (0.60, 0.66)},
 }
