@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from replicate import paper, stats
 from replicate.arms import BASELINES, GROUNDS, REFERENCE, absorbed_by, label_of, place_of, runs_of
+from replicate.brief import brief_tables
 from replicate.claims import CLAIMS, Finding, judge
 from replicate.guidance import compositions
 from replicate.records import Run
@@ -292,7 +293,15 @@ def test_noise_levels_that_no_state_was_at_are_left_out() -> None:
     ]
     table = gaps_table(runs)
     assert [row["error"] for row in table.rows] == [0.2, "", 0.3]
-    assert table.cells[0][-3:] == ("0.25", "0.2", "0.3")
+    assert table.columns[-2:] == ("sigma > 0.5", "sigma <= 0.5")
+    assert table.cells[0][-3:] == ("0.25", "0.3", "0.2")
+
+
+def test_high_noise_is_told_from_low_in_whatever_order_states_come() -> None:
+    gap = {"t2i": {"sigma": [1.0, 0.75, 0.5, 0.25], "error": [0.004, 0.002, 0.05, math.nan]}}
+    (*_, brief) = brief_tables([replace(make_run("joint training"), gap=gap)])
+    assert brief.name == "brief-gaps-main"
+    assert brief.columns == ("arm", "t2i") and brief.cells == (("joint training", "3.0 / 50.0"),)
 
 
 # -- files ---------------------------------------------------------------------------------------------------
@@ -322,7 +331,7 @@ def test_a_report_is_a_function_of_its_runs(tmp_path: Path, monkeypatch: pytest.
     )
     assert first == second
     tables = {"main-t2i-edit", "cfg-guided", "claims", "checks", "curves", "gaps"}
-    tables |= {"brief-main-t2i-edit", "brief-cfg-guided"}
+    tables |= {"brief-main-t2i-edit", "brief-cfg-guided", "brief-gaps-main", "brief-gaps-cfg"}
     assert set(first) == {f"{name}.{kind}" for name in tables for kind in ("md", "csv", "json")} | {RESULTS}
     figures = {path.stem for path in (tmp_path / "a" / "figures").iterdir()}
     of_setting = {

@@ -27,6 +27,9 @@ READING: Final = (
 )
 """How the table of a suite is read."""
 
+HALF_WAY: Final = 0.5
+"""The sigma that parts high noise from low."""
+
 _DIGITS: Final = 6  # significant ones of numbers in CSV and JSON: more than the bootstrap knows
 
 
@@ -336,10 +339,12 @@ def gaps_table(runs: Sequence[Run]) -> Table:
             what = {"suite": suite, "setting": setting, "arm": arm, "budget": budget, "route": route}
             pairs = zip(sigmas, errors, strict=True)
             rows += [{**what, "sigma": _round(sigma), "error": error} for sigma, error in pairs]
-            low, high = errors[: len(errors) // 2], errors[len(errors) // 2 :]
-            means = [_number(_mean_of_finite(part), "{:.3g}") for part in (errors, low, high)]
+            noisy = [error for sigma, error in zip(sigmas, errors, strict=True) if sigma > HALF_WAY]
+            clean = [error for sigma, error in zip(sigmas, errors, strict=True) if sigma <= HALF_WAY]
+            means = [_number(_mean_of_finite(part), "{:.3g}") for part in (errors, noisy, clean)]
             cells.append((label_of(arm, suite), suite, setting, budget, route, *means))
-    columns = ("arm", "suite", "setting", "budget", "route", "all sigmas", "lower half", "upper half")
+    halves = (f"sigma > {HALF_WAY:g}", f"sigma <= {HALF_WAY:g}")
+    columns = ("arm", "suite", "setting", "budget", "route", "all sigmas", *halves)
     note = "Mean squared error of the student's velocity against the teacher's on the student's own rollouts."
     return Table("gaps", "Field gap", note, columns, tuple(cells), frozenset(), tuple(rows))
 
