@@ -241,9 +241,9 @@ def _pairs(ours: _Images, theirs: _Images) -> dict[str, _Pairs]:
         for case in keys:
             mine, its = one.get(case, {}), other.get(case, {})
             both = [
-                (mine[number], its[number])
-                for number in mine.keys() & its.keys()
-                if mine[number] is not None and its[number] is not None
+                (first, second)
+                for number, first in mine.items()
+                if first is not None and (second := its.get(number)) is not None
             ]
             images += len(mine.keys() | its.keys())
             used += len(both)
