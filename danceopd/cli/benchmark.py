@@ -149,7 +149,7 @@ def _open(asked: Asked, out: Path, scratch: Path | None) -> Benchmark:
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--option '{text}' must be KEY=VALUE, such as language=cn.")
-        options[key] = {"true": True, "false": False}.get(value, int(value) if value.isdecimal() else value)
+        options[key] = value
     data = asked.data
     if data is None:
         if asked.name != "shapesworld":

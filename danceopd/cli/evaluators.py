@@ -84,7 +84,7 @@ class Results:
             raise ValueError(
                 f"--results {texts[0]} is for {titles}, but the benchmark is {benchmark.name}: drop it."
             )
-        self._evaluator, self._out = known[benchmark.name], out
+        self._evaluator, self._benchmark, self._out = known[benchmark.name], benchmark, out
         _check_drawn(texts[0], benchmark, out)
         self._rows: dict[str, tuple[Contender, list[Measured]]] = {}
         for text in texts:
@@ -112,9 +112,14 @@ class Results:
     def add(self) -> None:
         """Add them to the evaluation, whose next report has them."""
         from danceopd.evaluation import add_measured
+        from danceopd.evaluation.contenders import Part
+        from danceopd.evaluation.generate import IMAGES
+        from danceopd.evaluation.measure import digests_of
 
         for contender, rows in self._rows.values():
-            add_measured(self._out, contender.folder, rows, self._evaluator.measures)
+            part = Part(self._benchmark, contender.only)
+            images = digests_of(part, self._out / contender.folder / IMAGES)
+            add_measured(self._out, contender.folder, rows, self._evaluator.measures, images=images)
 
     def tell_lacking(self, report: Report) -> None:
         """Say who has no numbers of this evaluator, and so is not compared by them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -83,6 +83,24 @@ class FormerStudent:
 AnyContender = Contender | FormerStudent
 
 
+class _Some(Mapping[PurePosixPath, bytes]):
+    """Some of the files of another mapping, which may make them when they are asked for."""
+
+    def __init__(self, files: Mapping[PurePosixPath, bytes], names: Sequence[PurePosixPath]) -> None:
+        self._files, self._names = files, dict.fromkeys(names)
+
+    def __getitem__(self, path: PurePosixPath) -> bytes:
+        if path not in self._names:
+            raise KeyError(path)
+        return self._files[path]
+
+    def __iter__(self) -> Iterator[PurePosixPath]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 @dataclass(frozen=True)
 class Part:
     """The cases of a benchmark of some capabilities and categories; implements `Benchmark`.
@@ -125,8 +143,14 @@ class Part:
         return self.whole.image_path(case, number)
 
     def metadata(self) -> Mapping[PurePosixPath, bytes]:
-        """That of the whole."""
-        return self.whole.metadata()
+        """That of the whole but for folders without an image of the part, where GenEval's evaluator ends."""
+        files = self.whole.metadata()
+        if not self.only:
+            return files
+        numbers = range(self.images_per_case)
+        images = [self.image_path(case, number) for case in self.cases() for number in numbers]
+        folders = {folder for image in images for folder in image.parents}
+        return _Some(files, [path for path in files if path.parent in folders])
 
     def fingerprint(self) -> str:
         """That of the whole, with the part's name, since a batch may round otherwise in a part."""

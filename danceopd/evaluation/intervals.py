@@ -4,7 +4,8 @@ Two contenders draw the same cases from the same noise, so they are compared cas
 a case for both cancels. Cases are drawn with replacement within their category, n - 1 of n, which makes the
 variance come out unbiased in small categories as well (Rao and Wu, 1988); the mean over categories is taken
 in every draw. A percentile interval cannot reach beyond what was seen: where all differences are equal it has
-no width. Where all are 0, it is given only for cases enough to have seen another one.
+no width. Where it ends at 0 because no case is worse, or none is better, it is given only for cases enough to
+have seen one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FEWEST: Final = 8
 """Cases that an interval is made of at least: with fewer, a bootstrap is surer than it has reason to be."""
 
 UNSEEN: Final = 72
-"""So many cases without any difference exclude, at 97.5 %, that one in twenty differs: 0.95^72 < 0.025."""
+"""So many cases without a loss (or gain) exclude, at 97.5 %, that one in twenty has one: 0.95^72 < 0.025."""
 
 
 class Estimate(NamedTuple):
@@ -55,8 +56,14 @@ def estimate(values: Mapping[str, ArrayLike]) -> Estimate:
     low, high = np.quantile(drawn / len(arrays), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     # What sums to nothing but for rounding is nothing: whether 0 is outside the interval hangs on it.
     tiny = 1e-12 * max(float(np.abs(of).max()) for of in arrays.values())
-    ends = [0.0 if abs(end) <= tiny else float(end) for end in (low, high)]
-    return Estimate(value, *ends)
+    low, high = (0.0 if abs(end) <= tiny else float(end) for end in (low, high))
+    # An end at 0 beyond which no case was seen is no bound: with one gain more it would say less.
+    unseen = (low == 0.0 and not any((of < 0).any() for of in arrays.values())) or (
+        high == 0.0 and not any((of > 0).any() for of in arrays.values())
+    )
+    if unseen and sum(counts) < UNSEEN:
+        return Estimate(value, None, None)
+    return Estimate(value, low, high)
 
 
 @lru_cache(maxsize=32)

@@ -60,6 +60,7 @@ def write_record(folder: Path, record: Record) -> None:
                 "name": info.name,
                 "higher_is_better": info.higher_is_better,
                 "title": info.title,
+                "independent": info.independent,
                 "by": record.by.get(info.name, ""),
             }
             for info in record.measures
@@ -83,7 +84,10 @@ def read_record(folder: Path) -> Record:
     try:
         given = json.loads(path.read_bytes())
         measures = tuple(
-            MetricInfo(str(of["name"]), of["higher_is_better"], str(of["title"])) for of in given["measures"]
+            MetricInfo(
+                str(of["name"]), of["higher_is_better"], str(of["title"]), bool(of.get("independent", True))
+            )
+            for of in given["measures"]
         )
         by = {str(of["name"]): str(of["by"]) for of in given["measures"] if of["by"]}
         benchmark, fingerprint, student = (

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from danceopd.evaluation.base import Capability, Measured, MetricInfo
 from danceopd.evaluation.intervals import Estimate, estimate
@@ -14,10 +14,22 @@ from danceopd.evaluation.intervals import Estimate, estimate
 Verdict = Literal["kept", "lost", "gained", "higher", "lower", "undecided"]
 
 LEFT_OUT: Final = 0.05
-"""Share of the cases without which nothing counts as kept: those without a number may be the worst."""
+"""Share of the images without which nothing counts as kept: those without a number may be the worst."""
 
 _ByCategory = dict[str, dict[str, float]]
 """Category -> case -> the mean over its images."""
+
+_Images = dict[str, dict[str, dict[int, float | None]]]
+"""Category -> case -> image -> its number, where it has one."""
+
+
+class _Pairs(NamedTuple):
+    """A category: a number of both sides for each case, and what has none on one side or on both."""
+
+    values: list[tuple[float, float]]
+    left_out: int
+    images: int
+    images_left_out: int
 
 
 @dataclass(frozen=True)
@@ -58,9 +70,9 @@ class Comparison:
         low, high: ends of the 95 % interval of the difference; None where there are too few cases for one,
             or these are not independent.
         margin: what counts as no loss, in the metric's unit.
-        cases: that both have numbers for.
-        left_out: cases that one of both has no number for.
-        verdict: see `verdict`; none of keeping or gaining where more than `LEFT_OUT` of the cases are.
+        cases: of which both have a number for the same image.
+        left_out: all other cases.
+        verdict: see `verdict`; none of keeping or gaining where more than `LEFT_OUT` of the images are.
     """
 
     against: str
@@ -127,10 +139,10 @@ def compare(
     """
     if not margin >= 0:
         raise ValueError(f"margin must be at least 0, but got {margin}; 0.05 is 5 % of the other's score.")
-    ours = _case_means(student)
+    ours = _by_image(student)
     found = []
     for name, rows in others.items():
-        theirs, part = _case_means(rows), (only or {}).get(name, frozenset())
+        theirs, part = _by_image(rows), (only or {}).get(name, frozenset())
         for capability, info in _asked(measures, ours):
             pairs = _pairs(ours[capability, info.name], theirs.get((capability, info.name), {}))
             if part and capability not in part:
@@ -183,10 +195,10 @@ def _compared(
     capability: Capability,
     category: str | None,
     info: MetricInfo,
-    pairs: Mapping[str, tuple[Sequence[tuple[float, float]], int]],
+    pairs: Mapping[str, _Pairs],
     margin: float,
 ) -> Comparison | None:
-    there = {key: of for key, (of, _) in pairs.items() if of}
+    there = {key: of.values for key, of in pairs.items() if of.values}
     if not there:
         return None
     student, other = (_mean(_mean(pair[side] for pair in of) for of in there.values()) for side in (0, 1))
@@ -194,10 +206,13 @@ def _compared(
     if not info.independent:
         of = Estimate(of.value, None, None)
     width = margin * abs(other)
-    count, left_out = sum(map(len, there.values())), sum(number for _, number in pairs.values())
+    count, left_out = sum(map(len, there.values())), sum(of.left_out for of in pairs.values())
+    much = sum(of.images_left_out for of in pairs.values()) > LEFT_OUT * sum(
+        of.images for of in pairs.values()
+    )
     found = verdict(of, width, info.higher_is_better)
     nothing_to_keep = student == other == 0.0
-    if nothing_to_keep or (found in ("kept", "gained") and left_out > LEFT_OUT * (count + left_out)):
+    if nothing_to_keep or (found in ("kept", "gained") and much):
         found = "undecided"
     return Comparison(
         name,
@@ -216,14 +231,34 @@ def _compared(
     )
 
 
-def _pairs(ours: _ByCategory, theirs: _ByCategory) -> dict[str, tuple[list[tuple[float, float]], int]]:
-    """By category: the numbers of cases that both have, in the order of their keys, and how many one has."""
+def _pairs(ours: _Images, theirs: _Images) -> dict[str, _Pairs]:
+    """By category, in the order of the cases' keys: what is missing on one side is left out on both."""
     found = {}
     for category in sorted(ours.keys() & theirs.keys()):
         one, other = ours[category], theirs[category]
-        both = sorted(one.keys() & other.keys())
-        left_out = len(one.keys() ^ other.keys())
-        found[category] = ([(one[case], other[case]) for case in both], left_out)
+        keys = sorted(one.keys() | other.keys())
+        values, images, used = [], 0, 0
+        for case in keys:
+            mine, its = one.get(case, {}), other.get(case, {})
+            both = [
+                (first, second)
+                for number, first in mine.items()
+                if first is not None and (second := its.get(number)) is not None
+            ]
+            images += len(mine.keys() | its.keys())
+            used += len(both)
+            if both:
+                values.append((_mean(pair[0] for pair in both), _mean(pair[1] for pair in both)))
+        found[category] = _Pairs(values, len(keys) - len(values), images, images - used)
+    return found
+
+
+def _by_image(rows: Iterable[Measured]) -> dict[tuple[Capability, str], _Images]:
+    """By capability and metric."""
+    found: dict[tuple[Capability, str], _Images] = {}
+    for row in rows:
+        categories = found.setdefault((row.capability, row.metric), {})
+        categories.setdefault(row.category, {}).setdefault(row.case, {})[row.number] = row.value
     return found
 
 
@@ -245,7 +280,7 @@ def _case_means(rows: Iterable[Measured]) -> dict[tuple[Capability, str], _ByCat
 
 
 def _asked(
-    measures: Sequence[MetricInfo], there: Mapping[tuple[Capability, str], _ByCategory]
+    measures: Sequence[MetricInfo], there: Mapping[tuple[Capability, str], Any]
 ) -> Iterator[tuple[Capability, MetricInfo]]:
     capabilities: tuple[Capability, ...] = ("t2i", "edit")
     for capability in capabilities:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,6 +86,8 @@ def evaluate_benchmark(
             evaluation is of another one.
         OSError: a file cannot be written, a judge answers nobody, or the other processes make no images.
     """
+    if not 0 <= margin < math.inf:  # now, and not when all is drawn and judged
+        raise ValueError(f"margin must be at least 0, but got {margin}; 0.05 is 5 % of the other's score.")
     rank, size = share_of_environment() if share is None else share
     measures = measures_of(metrics, judges, diversity is not None)
     student, *others = contenders
@@ -138,7 +141,14 @@ def evaluate_benchmark(
     return report
 
 
-def add_measured(out: Path, contender: str, rows: Iterable[Measured], measures: Sequence[MetricInfo]) -> None:
+def add_measured(
+    out: Path,
+    contender: str,
+    rows: Iterable[Measured],
+    measures: Sequence[MetricInfo],
+    *,
+    images: Mapping[str, str] | None = None,
+) -> None:
     """Add what somebody else measured to an evaluation; the next `evaluate_benchmark` there reports it.
 
     Args:
@@ -146,6 +156,8 @@ def add_measured(out: Path, contender: str, rows: Iterable[Measured], measures: 
         contender: folder of the contender in it.
         rows: such as `danceopd.evaluation.judges.read_evalscope` gives.
         measures: the metrics of the rows.
+        images: of which images they are, as `danceopd.evaluation.measure.digests_of` says; once these change,
+            the rows no longer count. They always do when None.
 
     Raises:
         ValueError: `out` is not the folder of an evaluation, or has no such contender.
@@ -155,7 +167,7 @@ def add_measured(out: Path, contender: str, rows: Iterable[Measured], measures: 
     if not (out / contender / GENERATION).is_file():
         raise ValueError(f"'{out}' has no contender '{contender}': name one of its folders.")
     record = record.after(measures, {})
-    with open_store(out / contender / MEASURED, record.by) as store:
+    with open_store(out / contender / MEASURED, record.by, images) as store:
         store.add(rows)
     write_record(out, record)
 

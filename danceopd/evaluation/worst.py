@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
 
 from danceopd.evaluation.base import Benchmark, Capability, Case, Measured
@@ -126,5 +127,5 @@ def draw_losses(
 def _read(path: Path) -> Tensor | None:
     try:
         return read_png(path)
-    except (ValueError, OSError, SyntaxError):  # all from Pillow; the report counts it elsewhere
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError):  # the report counts it elsewhere
         return None

@@ -19,11 +19,9 @@ class Bench:
         self.waits: list[float] = []
 
     def judge(self, rubric: str | Path = "gedit", **given: Any) -> VisionJudge:
-        client = {"timeout": 20.0, "attempts": 4} | given.pop("client", {})
+        client = {"timeout": 20.0, "attempts": 4, "sleep": self.waits.append} | given.pop("client", {})
         return VisionJudge(
-            VisionClient(
-                self.endpoint.url, "seer", key_variable="JUDGE_KEY", sleep=self.waits.append, **client
-            ),
+            VisionClient(self.endpoint.url, "seer", key_variable="JUDGE_KEY", **client),
             load_rubric(rubric),
             AnswerCache(self.folder / "cache"),
             **given,

@@ -380,6 +380,8 @@ def test_options_are_taken_as_texts_of_a_command_line_or_refused(tmp_path: Path)
         open_benchmark("gedit", tmp_path, raw_sources="no")
     with pytest.raises(ValueError, match=r"option 'prompts' must be a whole number, but got 'abc'"):
         open_benchmark("shapesworld", tmp_path, prompts="abc")
+    with pytest.raises(ValueError, match="ground '5' is unknown"):
+        open_benchmark("shapesworld", tmp_path, grounds="5", prompts="1")
     with pytest.raises(ValueError, match="holds no file of the split"):  # the copy, not the option
         open_benchmark("gedit", tmp_path, unpack_to=str(tmp_path / "there"))
 

@@ -6,10 +6,13 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 
+from danceopd.evaluation import Case
 from danceopd.evaluation.judges import (
     AnswerCache,
     JudgeUnavailable,
@@ -141,6 +144,23 @@ def test_many_at_once_come_in_order_and_equal_ones_are_paid_for_once(bench: Benc
         list(judge_images(bench.judge(), images, concurrency=0))
 
 
+def test_who_is_stopped_does_not_ask_again(bench: Bench) -> None:
+    bench.endpoint.default = serve.status(503)
+    judge = bench.judge(client={"sleep": None})
+
+    def asked() -> Iterator[tuple[Case, int, Path]]:
+        yield from bench.images(1)
+        while not bench.endpoint.bodies:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(judge_images(judge, asked()))
+    assert len(bench.endpoint.bodies) == 1
+    bench.endpoint.default = serve.good
+    assert judge.judge(*bench.one())
+
+
 def test_requests_are_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
     now, waits = [100.0], []
     monkeypatch.setattr(limits.time, "monotonic", lambda: now[0])
@@ -166,7 +186,7 @@ def test_the_key_is_never_told(bench: Bench, caplog: pytest.LogCaptureFixture) -
     images = bench.images(6)
     echo = json.dumps({"reasoning": KEY, "scores": {"success": 7, "restraint": 7}})
     bench.endpoint.script = [
-        serve.says(echo),  # kept in the cache
+        serve.says(echo, KEY),  # kept in the cache
         serve.status(500, told[0]),
         serve.raw(f"<html>{KEY}</html>".encode()),
         serve.good,

@@ -10,13 +10,21 @@ from typing import Any
 
 import pytest
 
-from danceopd.evaluation import Case, FormerStudent, Report, evaluate_benchmark, open_benchmark
+from danceopd.evaluation import (
+    Case,
+    FormerStudent,
+    Measured,
+    Report,
+    add_measured,
+    evaluate_benchmark,
+    open_benchmark,
+)
 from danceopd.evaluation import run as running
 from danceopd.evaluation.base import Metric, MetricInfo
 from danceopd.evaluation.benchmarks import BenchmarkCopy
 from danceopd.evaluation.contenders import AnyContender, Contender, Part
 from danceopd.evaluation.judges import JudgeUnavailable
-from danceopd.evaluation.measure import judge_all
+from danceopd.evaluation.measure import digests_of, judge_all
 from danceopd.evaluation.store import MEASURED, Store, open_store
 from danceopd.families import Teacher
 from tests.evaluation import endpoint as serve
@@ -70,6 +78,41 @@ def test_an_image_that_was_replaced_is_measured_again(tmp_path: Path) -> None:
     assert metric.asked == [case.key] * 2 and (out / "report" / "report.json").read_bytes() == written
     evaluate(benchmark, out, metric)
     assert len(metric.asked) == 2
+
+
+def test_a_measure_is_what_it_was_when_it_is_not_measured_again(tmp_path: Path) -> None:
+    benchmark, out = shapes(tmp_path), tmp_path / "out"
+    hanging, other = Sizes(), Sizes()
+    hanging.measures = (MetricInfo("spread", None, "Spread", independent=False),)
+    hanging.measure = lambda case, image: {"spread": 1.0}  # type: ignore[method-assign]
+    first = evaluate(benchmark, out, hanging)
+    assert evaluate(benchmark, out, other).measures == (*first.measures, *other.measures)
+
+
+def test_numbers_that_others_measured_belong_to_their_images_too(tmp_path: Path) -> None:
+    benchmark, out, info = shapes(tmp_path), tmp_path / "out", MetricInfo("theirs", True, "Theirs")
+    evaluate(benchmark, out, Sizes())
+    folder = out / "student" / "images"
+    rows = [
+        Measured(case.key, case.category, case.capability, 0, "theirs", 1.0) for case in benchmark.cases()
+    ]
+    add_measured(out, "student", rows, [info], images=digests_of(benchmark, folder))
+    case = benchmark.cases()[0]
+
+    def counted() -> int:
+        scores = evaluate(benchmark, out, Sizes()).scores
+        return sum(score.cases for score in scores if score.metric == "theirs" and score.category)
+
+    assert counted() == len(benchmark.cases())
+    save(folder / benchmark.image_path(case, 0), noise(0))
+    assert counted() == len(benchmark.cases()) - 1
+
+
+@pytest.mark.parametrize("margin", [-1.0, float("nan"), float("inf")])
+def test_a_margin_of_no_use_is_told_before_anything_is_drawn(tmp_path: Path, margin: float) -> None:
+    student = Contender("student", family(), lambda: pytest.fail("drawn"))
+    with pytest.raises(ValueError, match="margin must be at least 0"):
+        evaluate_benchmark(shapes(tmp_path), [student], tmp_path / "out", num_steps=1, margin=margin)
 
 
 def test_a_former_evaluation_with_gaps_is_told_before_anything_is_drawn(tmp_path: Path) -> None:

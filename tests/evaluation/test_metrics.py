@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from danceopd.data import load_image
 from danceopd.evaluation import Case
 from danceopd.evaluation.choice import choose_metrics
 from danceopd.evaluation.metrics import (
@@ -105,12 +106,20 @@ def test_a_source_of_another_size_is_brought_to_that_of_the_image(tmp_path: Path
         PixelDistance("all").measure(case, save(tmp_path / "square.png", noise(0, 64, 64)))
 
 
+def test_a_source_is_seen_as_models_see_it(tmp_path: Path) -> None:
+    pixels = np.concatenate([noise(0), np.zeros((48, 64, 1), np.uint8)], axis=2)
+    pixels[:24, :, 3] = 255
+    case = edit("0", save(tmp_path / "s.png", pixels))
+    shown = load_image(case.sources[0], Path(), "source").pixels.permute(1, 2, 0).numpy()
+    assert PixelDistance("all").measure(case, save(tmp_path / "e.png", shown))["source_l1"] == 0
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("missing.png", None, "cannot be read .No such file"),
         ("text.png", b"not an image", "is not an image"),
-        ("cut.png", b"cut", "cannot be read"),
+        ("cut.png", b"cut", "cannot be decoded"),
     ],
 )
 def test_an_unreadable_image_is_told_in_one_sentence(

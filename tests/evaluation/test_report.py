@@ -187,7 +187,7 @@ def test_the_page_says_how_sure_it_is_in_the_codes_numbers(
     monkeypatch.setattr("danceopd.evaluation.report.LEFT_OUT", 0.125)
     write(bench, report, tmp_path)
     text = Page(tmp_path / "report.html").text
-    assert "90 % of 1,234 paired bootstrap draws" in text and "more than 12.5 % of the cases" in text
+    assert "90 % of 1,234 paired bootstrap draws" in text and "more than 12.5 % of the images" in text
     assert "95 %" not in text
 
 

@@ -68,7 +68,7 @@ def test_an_interval_is_the_same_whenever_it_is_asked_for() -> None:
 
 
 def test_what_sums_to_nothing_is_nothing() -> None:
-    of = estimate({"c": [-0.1] * 3 + [0.0] * 9})
+    of = estimate({"c": [-0.1] * 3 + [0.0] * 69})
     assert of.high == 0.0 and of.low is not None and of.low < 0
 
 
@@ -142,9 +142,9 @@ def test_a_sure_loss_is_lost_and_noise_is_undecided() -> None:
 
 
 def test_images_of_a_case_are_averaged_first() -> None:
-    student = measured({"c": [0.0] * 10})
-    student += [Measured("c-0", "c", "edit", number, "score", 1.0) for number in range(1, 100)]
-    (row,) = compare(student, {"base": measured({"c": [0.0] * 10})}, [SCORE])
+    other = measured({"c": [0.0] * 10}) + measured({"c": [0.0]}, images=100)[1:]
+    student = [replace(row, value=float(row.number > 0)) for row in other]
+    (row,) = compare(student, {"base": other}, [SCORE])
     assert row.student == pytest.approx(0.99 / 10) and row.cases == 10
 
 
@@ -209,6 +209,31 @@ def test_nothing_counts_as_kept_where_much_was_left_out() -> None:
     assert one(worse, scores).verdict == "lost"
     (row,) = compare(measured({"c": better}), {"base": measured({"c": scores})}, [SCORE])
     assert "| 94 (without 6) |" in as_markdown([row], [SCORE])
+
+
+def test_a_gain_more_makes_few_cases_no_surer_that_nothing_was_lost() -> None:
+    assert one([1.0, *[0.5] * 70], [0.5] * 71).verdict == "undecided"  # as without the gain
+    assert one([1.0, *[0.5] * 71], [0.5] * 72).verdict == "kept"
+    assert one([0.0, *[0.5] * 70], [0.5] * 71, SHARPNESS).low is None
+    assert one([1.0] * 10, [0.5] * 10).verdict == "gained"  # which all cases say
+
+
+def test_what_neither_side_has_is_left_out_too() -> None:
+    values = [None if number < 6 else 1.0 + number % 5 for number in range(100)]
+    row = one(list(values), list(values))
+    assert (row.cases, row.left_out, row.verdict) == (94, 6, "undecided")
+    assert one([None, *values[6:]], [None, *values[6:]]).verdict == "kept"
+
+
+def test_an_image_that_is_missing_on_one_side_is_left_out_on_both() -> None:
+    """Else whoever lacks the hard images is the better one."""
+    values = {"c": [1.0] * 80}
+    every = measured(values, images=4)
+    hard = [replace(row, value=0.0) if row.number == 0 else row for row in every]
+    lacking = [replace(row, value=None, problem="?") if row.number == 0 else row for row in hard]
+    (row,) = compare(lacking, {"base": hard}, [SCORE])
+    assert (row.student, row.other, row.difference) == (1.0, 1.0, 0.0)
+    assert (row.cases, row.left_out, row.verdict) == (80, 0, "undecided")  # a quarter of the images
 
 
 def test_numbers_that_hang_on_several_cases_have_no_interval() -> None:

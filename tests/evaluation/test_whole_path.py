@@ -229,6 +229,17 @@ def test_an_expert_draws_only_what_it_is_compared_on(tmp_path: Path) -> None:
         Part(benchmark, frozenset({"adds"}))
 
 
+def test_an_evaluator_of_others_finds_no_folder_without_images_of_a_part(tmp_path: Path) -> None:
+    """GenEval's lists the samples of every folder that is there."""
+    benchmark = open_benchmark("geneval", copies.geneval(tmp_path / "copy"))
+    first = benchmark.cases()[0]
+    part = Part(benchmark, frozenset({first.category}))
+    assert len(part.cases()) < len(benchmark.cases()) == len(Part(benchmark, frozenset()).metadata())
+    files = part.metadata()
+    assert {path.parent.name for path in files} == {case.key for case in part.cases()}
+    assert all(files[path] == benchmark.metadata()[path] for path in files)
+
+
 def test_all_shares_together_make_what_one_makes(tmp_path: Path) -> None:
     benchmark = open_benchmark("emuedit", copies.emuedit(tmp_path / "copy"))
     contenders = some()

@@ -56,12 +56,16 @@ def open_benchmark(name: str, folder: str | Path, **options: Any) -> Benchmark:
 
 
 def _as(hint: Any, option: str, value: Any) -> Any:
-    """An option's value as its opener takes it; a command line gives texts for paths."""
+    """An option's value as its opener takes it; a command line gives texts."""
     kinds = get_args(hint) or (hint,)
     if Path in kinds and isinstance(value, str):
         return Path(value).expanduser()
     if bool in kinds or int in kinds:
         kind, called = (bool, "true or false") if bool in kinds else (int, "a whole number")
+        if kind is bool and value in ("true", "false"):
+            value = value == "true"
+        elif kind is int and isinstance(value, str) and value.isdecimal():
+            value = int(value)
         if type(value) is not kind:
             raise ValueError(f"option '{option}' must be {called}, but got {value!r}.")
     return value

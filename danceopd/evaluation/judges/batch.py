@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from danceopd.evaluation.base import Case, Judge, JudgeError, Measured
+from danceopd.evaluation.judges.judge import VisionJudge
 
 
 def judge_images(
@@ -16,7 +17,8 @@ def judge_images(
     """Rows for each image, in the order of the images; none for cases that the judge does not apply to.
 
     An image that gets no scores has a problem in each of its rows. Close the iterator, or leave it by an
-    error, and no further image is begun; what is on its way is waited for, so that its answer is kept.
+    error, and no further image is begun; what is on its way is waited for, so that its answer is kept, but a
+    `VisionJudge` does not ask again for it.
 
     Args:
         judge: threads share it.
@@ -31,6 +33,7 @@ def judge_images(
         raise ValueError(f"concurrency must be at least 1 but is {concurrency}.")
     waiting: deque[Future[list[Measured]]] = deque()
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="judge")
+    patient = judge if isinstance(judge, VisionJudge) else None
     try:
         for case, number, image in images:
             if judge.applies(case):
@@ -39,8 +42,14 @@ def judge_images(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BaseException:
+        if patient is not None:
+            patient.stop()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        if patient is not None:
+            patient.resume()
 
 
 def _rows(judge: Judge, case: Case, number: int, image: Path) -> list[Measured]:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -63,7 +63,7 @@ class VisionClient:
         attempts: in all, for one request.
         requests_per_minute: at most; None does not hold anything back.
         options: further fields of the request.
-        sleep: waits for seconds.
+        sleep: waits for seconds; by default until `stop` too.
 
     Raises:
         ValueError: the address cannot be used, or the variable holds no key.
@@ -80,7 +80,7 @@ class VisionClient:
         attempts: int = 6,
         requests_per_minute: float | None = None,
         options: Mapping[str, Any] | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         with needed_for("judging"):
             import requests
@@ -96,10 +96,19 @@ class VisionClient:
         self._key()  # told now rather than after the images were made
         self._timeout = timeout
         self._attempts = attempts
-        self._pace = Pace(requests_per_minute, sleep)
-        self._sleep = sleep
+        self._stopped = Event()
+        self._sleep = sleep or self._stopped.wait
+        self._pace = Pace(requests_per_minute, self._sleep)
         self._lock = Lock()
         self._failed = 0
+
+    def stop(self) -> None:
+        """Let nobody wait or ask again until `resume`; an answer that is on its way is still awaited."""
+        self._stopped.set()
+
+    def resume(self) -> None:
+        """Ask again."""
+        self._stopped.clear()
 
     def ask(self, content: Sequence[Mapping[str, Any]]) -> Reply:
         """The answer to a message of texts and images.
@@ -116,6 +125,8 @@ class VisionClient:
         with self._requests.Session() as session:
             for attempt in range(1, self._attempts + 1):
                 self._pace.wait()
+                if self._stopped.is_set():
+                    raise NoAnswer("the judge was not asked any more: the evaluation was stopped.")
                 try:
                     reply = self._attempt(session, body)
                 except _Failed as failure:
@@ -197,7 +208,7 @@ class VisionClient:
             raise ValueError("content is no text")
         hide = self._hidden
         finish = str(choice.get("finish_reason"))
-        return Reply(hide(text), finish, refusal and hide(refusal), _counted(counted))
+        return Reply(hide(text), hide(finish), refusal and hide(refusal), _counted(counted))
 
     def _error(self, content: bytes) -> str:
         text = content.decode(errors="replace")

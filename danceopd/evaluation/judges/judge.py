@@ -128,6 +128,14 @@ class VisionJudge(Judge):
         """What was paid for and what was remembered since this judge was made."""
         return self._bill.spent()
 
+    def stop(self) -> None:
+        """Ask nothing more until `resume`, from whatever thread; `judge` then raises JudgeError."""
+        self._client.stop()
+
+    def resume(self) -> None:
+        """Ask again."""
+        self._client.resume()
+
     @override
     def applies(self, case: Case) -> bool:
         return bool(self._rubric.questions_about(case))

@@ -25,7 +25,7 @@ class Pace:
     """
 
     def __init__(
-        self, requests_per_minute: float | None, sleep: Callable[[float], None] = time.sleep
+        self, requests_per_minute: float | None, sleep: Callable[[float], object] = time.sleep
     ) -> None:
         if requests_per_minute is not None and not requests_per_minute > 0:
             raise ValueError(f"requests_per_minute must be greater than 0 but is {requests_per_minute}.")

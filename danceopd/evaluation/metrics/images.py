@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from danceopd.data import load_image
 from danceopd.evaluation.base import Case
-from danceopd.pictures import read_png
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Region: TypeAlias = NDArray[np.bool_]
@@ -20,16 +20,17 @@ _WHITE: Final = 128
 
 
 def read_pixels(path: Path) -> Pixels:
-    """uint8 [H, W, 3].
+    """uint8 [H, W, 3]; as models are shown it: upright, transparency laid on white.
 
     Raises:
         ValueError: the file cannot be read as an image; one sentence says why.
     """
     try:
-        return np.ascontiguousarray(read_png(path).permute(1, 2, 0).numpy())
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: Pillow's, of a PNG
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"image '{path}' cannot be read ({reason}): make it anew.") from None
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"image '{path}' cannot be read ({error.strerror}): make it anew.") from None
+    pixels = load_image(content, Path(), f"image '{path}'").pixels
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
 
 
 def read_source(case: Case, shape: tuple[Any, ...]) -> Pixels:
