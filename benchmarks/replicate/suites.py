@@ -200,7 +200,7 @@ def _steps(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
 
 def _loss(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
     weighted = {name: {"method": {"name": "danceopd", "weighting": name}} for name in ("sigma", "kl")}
-    # Where all steps are equal, so are their weights in a KL divergence: it takes a shift to tell it from MSE.
+    # Equal steps have equal weights in a KL divergence: it takes a shift to tell it from MSE.
     arms: dict[str, dict[str, Any]] = {
         "sigma-weighted": weighted["sigma"],
         "mse, shift 3": {"shift": 3.0},
