@@ -76,6 +76,7 @@ class Results:
     def __init__(
         self, texts: Sequence[str], benchmark: Benchmark, contenders: Sequence[AnyContender], out: Path
     ) -> None:
+        from danceopd.evaluation import Contender
         from danceopd.evaluation.evaluators import EVALUATORS, read_results
 
         known = {one.benchmark: one for one in EVALUATORS.values()}
@@ -86,6 +87,7 @@ class Results:
             )
         self._evaluator, self._benchmark, self._out = known[benchmark.name], benchmark, out
         _check_drawn(texts[0], benchmark, out)
+        self._drawn = {contender.name for contender in contenders if isinstance(contender, Contender)}
         self._rows: dict[str, tuple[Contender, list[Measured]]] = {}
         for text in texts:
             name, path = _split(text, self._evaluator)
@@ -127,9 +129,10 @@ class Results:
         scored = {score.contender for score in report.scores if score.metric in names}
         for name in report.contenders:
             if name not in scored:
+                where = "" if name in self._drawn else " to the command that evaluated it"
                 typer.echo(
-                    f"danceopd: {self._evaluator.title} says nothing of {name}: give its results too, by "
-                    f"--results {name}=PATH",
+                    f"danceopd: {self._evaluator.title} says nothing of {name}: give its results too{where}, "
+                    f"by --results {name if name in self._drawn else 'student'}=PATH",
                     err=True,
                 )
 
