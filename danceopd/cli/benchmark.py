@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +77,7 @@ def evaluate_on(asked: Asked, *, dry_run: bool) -> None:
         judge = _judge(asked, out, dry_run) if asked.judge else None
         if judge is not None and not any(map(judge.applies, benchmark.cases())):
             raise ValueError(
-                f"--judge is of no use: rubric '{_rubric_of(asked)[0].name}' asks about nothing that "
+                f"--judge is of no use: rubric '{_rubric_of(asked).name}' asks about nothing that "
                 f"benchmark '{asked.name}' has; drop it, or give --judge-rubric."
             )
         if dry_run:
@@ -97,9 +96,6 @@ def evaluate_on(asked: Asked, *, dry_run: bool) -> None:
         if results is not None:
             results.tell()
             results.add()
-        by = dict(chosen.by)
-        if judge is not None:
-            by |= {info.name: _rubric_of(asked)[1] for info in judge.measures}
         report = evaluate_benchmark(
             benchmark,
             contenders,
@@ -107,7 +103,7 @@ def evaluate_on(asked: Asked, *, dry_run: bool) -> None:
             metrics=chosen.metrics,
             judges=[judge] if judge else [],
             diversity=chosen.diversity,
-            measured_by=by,
+            measured_by=chosen.by,
             seed=asked.seed,
             num_steps=asked.steps or (OF_SHAPESWORLD if asked.name == "shapesworld" else OF_OTHERS),
             guidance_scale=asked.guidance_scale,
@@ -173,7 +169,7 @@ def _judge(asked: Asked, out: Path, dry_run: bool) -> VisionJudge:
     )
     cache = AnswerCache(asked.judge_cache or out.parent / "judge-cache")
     prices = None if asked.judge_prices is None else Prices(*_prices(asked.judge_prices))
-    return VisionJudge(client, _rubric_of(asked)[0], cache, prices=prices)
+    return VisionJudge(client, _rubric_of(asked), cache, prices=prices)
 
 
 def _prices(text: str) -> tuple[float, float]:
@@ -200,15 +196,14 @@ def _tell_size(benchmark: Benchmark) -> None:
         )
 
 
-def _rubric_of(asked: Asked) -> tuple[Rubric, str]:
-    """The rubric, and what tells it from another one of the same name."""
+def _rubric_of(asked: Asked) -> Rubric:
+    """The asked one, or the benchmark's own."""
     from danceopd.evaluation.judges import load_rubric
 
     usual = "gedit"
     if asked.name == "imgedit":
         usual = "imgedit-uge" if "suite=uge" in asked.options else "imgedit"
-    rubric = load_rubric(asked.judge_rubric or usual)
-    return rubric, f"rubric {rubric.name} sha256 {hashlib.sha256(repr(rubric).encode()).hexdigest()}"
+    return load_rubric(asked.judge_rubric or usual)
 
 
 def _tell(

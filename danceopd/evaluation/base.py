@@ -143,6 +143,14 @@ class Judge(Protocol):
         """The numbers it gives."""
         ...
 
+    @property
+    def by(self) -> str:
+        """What its numbers hang on beside `name`, such as a hash of its rubric; "" for nothing.
+
+        Numbers that were stored by something else are asked for anew.
+        """
+        return ""
+
     def applies(self, case: Case) -> bool:
         """Whether it has something to say about images of a case."""
         ...

@@ -67,7 +67,7 @@ def evaluate_benchmark(
         judges: whom to ask.
         diversity: in whose space distances between images are taken; None measures no diversity.
         measured_by: what measures a metric, by the metric's name, such as the hash of its weights; numbers by
-            something else are measured anew.
+            something else are measured anew. Judges say it of themselves (`Judge.by`).
         seed: of the noise, the same for all.
         num_steps: Euler steps from noise to image.
         guidance_scale: classifier-free guidance on top of every contender; 1 for none.
@@ -97,9 +97,9 @@ def evaluate_benchmark(
     if len(set(names)) < len(names):
         raise ValueError(f"contenders are named {', '.join(names)}: give every one its own name.")
     settings = {"seed": seed, "num_steps": num_steps, "guidance_scale": float(guidance_scale)}
-    record = Record(
-        benchmark.name, benchmark.fingerprint(), student.folder, settings, measures, dict(measured_by or {})
-    )
+    by = {info.name: judge.by for judge in judges if judge.by for info in judge.measures}
+    by |= measured_by or {}
+    record = Record(benchmark.name, benchmark.fingerprint(), student.folder, settings, measures, by)
     record = _continued(record, out)
     measured = {
         contender.name: _former(contender, record)

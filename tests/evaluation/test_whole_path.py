@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
@@ -313,6 +317,47 @@ def test_the_command_line(tmp_path: Path, endpoint: Endpoint) -> None:
     assert command(*asked).exit_code == 0 and len(endpoint.answered) == 12
     result = command(*asked, "--dry-run")
     assert "student: 0 of 2 images to make" in result.stdout
+
+
+def test_an_edited_rubric_is_another_judge_and_old_answers_do(tmp_path: Path, bench: Bench) -> None:
+    benchmark = open_benchmark("gedit", copies.gedit(tmp_path / "copy"))
+    text = (files("danceopd.evaluation.judges") / "rubrics" / "gedit.yaml").read_text(encoding="utf-8")
+    rubric, overall = tmp_path / "gedit.yaml", []
+
+    def differing(handler: Handler, body: dict[str, Any]) -> None:
+        handler.endpoint.answered.append(handler.endpoint.content_of(body))
+        value = 4 if '"naturalness"' in json.dumps(scores(body)).replace("\\", "") else 9
+        handler.send(200, json.dumps(scores(body, value)).encode())
+
+    bench.endpoint.default = differing
+    for way in ("geometric mean", "minimum"):
+        rubric.write_text(text.replace("geometric mean", way), encoding="utf-8")
+        report = evaluate(benchmark, some(), tmp_path / "out", bench.judge(rubric))
+        overall += [s.mean for s in report.scores if (s.metric, s.category) == ("overall@seer", None)]
+    assert overall == [6.0, 4.0]
+    assert len(bench.endpoint.answered) == 2 * len(benchmark.cases())  # what was paid for is not asked again
+
+
+def test_two_processes_report_what_one_does(tmp_path: Path) -> None:
+    copy = copies.gedit(tmp_path / "copy")
+    asked = ["eval", str(run_folder()), "--benchmark", "gedit", "--data", str(copy), "--against", "base"]
+    asked += ["--steps", "1", "--batch-size", "1", "--metrics", "sharpness", "--out"]
+    assert command(*asked, tmp_path / "one").exit_code == 0
+    launch = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "danceopd")
+    done = subprocess.run(
+        [*launch, *asked, str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == [str(tmp_path / "two" / "report" / "report.html")]
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "report").iterdir() if path.is_file()}
+        for name in ("one", "two")
+    )
+    assert one and one == two
 
 
 _JUDGED = ("--judge", "http://h", "--judge-model", "m", "--judge-key-env", "")

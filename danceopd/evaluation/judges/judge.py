@@ -124,6 +124,12 @@ class VisionJudge(Judge):
             for measure in self._rubric.measures
         )
 
+    @property
+    @override
+    def by(self) -> str:
+        digest = hashlib.sha256(repr(self._rubric).encode()).hexdigest()
+        return f"rubric {self._rubric.name} sha256 {digest}"
+
     def spent(self) -> Spent:
         """What was paid for and what was remembered since this judge was made."""
         return self._bill.spent()
