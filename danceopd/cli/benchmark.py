@@ -211,8 +211,9 @@ def _tell(
 ) -> None:
     """What an evaluation would make and ask."""
     from danceopd.evaluation.contenders import FormerStudent, Part
-    from danceopd.evaluation.measure import pictures_of
+    from danceopd.evaluation.measure import unjudged
     from danceopd.evaluation.run import images_of, missing
+    from danceopd.evaluation.store import MEASURED
 
     estimates: list[Estimate] = []
     for contender in contenders:
@@ -223,8 +224,8 @@ def _tell(
         count = len(part.cases()) * part.images_per_case
         typer.echo(f"{contender.name}: {missing(part, images)} of {count} images to make")
         if judge is not None:
-            judged = ((case, path) for case, _, path in pictures_of(part, images) if judge.applies(case))
-            estimates.append(judge.estimate(judged))
+            asked = unjudged(part, images, images.parent / MEASURED, judge)
+            estimates.append(judge.estimate((case, path) for case, _, path in asked))
             remembered = estimates[-1].remembered
             typer.echo(f"{contender.name}: {_bill(estimates[-1:])}; {remembered} are in the cache")
     if len(estimates) > 1:

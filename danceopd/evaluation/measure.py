@@ -15,7 +15,7 @@ from danceopd.evaluation.generate import is_whole
 from danceopd.evaluation.judges import JudgeSilent, judge_images
 from danceopd.evaluation.metrics import DIVERSITY, Features, measure_diversity
 from danceopd.evaluation.progress import track
-from danceopd.evaluation.store import Store
+from danceopd.evaluation.store import Store, read_measured
 from danceopd.files import sha256_of
 
 Picture = tuple[Case, int, Path]
@@ -137,6 +137,29 @@ def judge_all(
             answered = {row.metric for row in store.rows() if row.value is not None}
             if done < new or answered.isdisjoint(info.name for info in judge.measures):
                 raise
+
+
+def unjudged(benchmark: Benchmark, images: Path, measured: Path, judge: Judge) -> list[Picture]:
+    """The images, made or not, that `judge_all` would ask a judge about.
+
+    Args:
+        benchmark: whose images they are.
+        images: the folder that they lie in.
+        measured: the file of the contender's store; it need not be there.
+        judge: is not asked.
+
+    Raises:
+        ValueError: a line of the file is no measurement.
+        OSError: a file cannot be read.
+    """
+    by = dict.fromkeys([info.name for info in judge.measures], judge.by)
+    rows = read_measured(measured, by, digests_of(benchmark, images))
+    known = {(row.case, row.number, row.metric) for row in rows if row.value is not None}
+    return [
+        (case, number, path)
+        for case, number, path in pictures_of(benchmark, images)
+        if judge.applies(case) and not all((case.key, number, info.name) in known for info in judge.measures)
+    ]
 
 
 def add_diversity(benchmark: Benchmark, images: Path, store: Store, features: Features) -> None:

@@ -107,12 +107,15 @@ def open_store(
         yield Store(file, path, by or {}, images or {})
 
 
-def read_measured(path: Path, by: Mapping[str, str] | None = None) -> list[Measured]:
+def read_measured(
+    path: Path, by: Mapping[str, str] | None = None, images: Mapping[str, str] | None = None
+) -> list[Measured]:
     """The measurements in a file, without keeping anybody from adding more; none when there is no file.
 
     Args:
         path: as `open_store` writes it.
         by: as for `open_store`.
+        images: as for `open_store`.
 
     Raises:
         ValueError: a line is no measurement.
@@ -122,7 +125,7 @@ def read_measured(path: Path, by: Mapping[str, str] | None = None) -> list[Measu
         content = path.read_bytes()
     except FileNotFoundError:
         return []
-    return list(_current(content[: content.rfind(b"\n") + 1], path, by or {}, {}).values())
+    return list(_current(content[: content.rfind(b"\n") + 1], path, by or {}, images or {}).values())
 
 
 def _current(

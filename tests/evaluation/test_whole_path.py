@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from shutil import rmtree
 from threading import current_thread, main_thread
 from typing import Any
 
@@ -315,8 +316,12 @@ def test_the_command_line(tmp_path: Path, endpoint: Endpoint) -> None:
     names = {info["name"] for info in json.loads((tmp_path / "out/evaluation.json").read_text())["measures"]}
     assert {"overall@seer", "clip_text", "sharpness"} <= names and "source_l1" not in names
     assert command(*asked).exit_code == 0 and len(endpoint.answered) == 12
+    rmtree(tmp_path / "judge-cache")
+    (tmp_path / "out" / "editor" / "measured.jsonl").unlink()
     result = command(*asked, "--dry-run")
     assert "student: 0 of 2 images to make" in result.stdout
+    assert "base: 0 answers to pay for" in result.stdout  # what is measured is not judged again
+    assert "editor: 4 answers to pay for" in result.stdout
 
 
 def test_an_edited_rubric_is_another_judge_and_old_answers_do(tmp_path: Path, bench: Bench) -> None:
