@@ -50,7 +50,12 @@ ABLATIONS = {
         "kl-weighted, shift 3": (0.66, 0.72),
     },
     "init": {"an expert": (0.70, 0.75), "base": (0.72, 0.40), "weight merge": (0.70, 0.75)},
-    "longer": {"danceopd": (0.77, 0.82), "offpolicy": (0.60, 0.66)},
+    "longer": {
+        "danceopd": (0.77, 0.82),
+        "joint training": (0.55, 0.70),
+        "offpolicy": (0.60, 0.66),
+        "diffusionopd": (0.70, 0.72),
+    },
 }
 MOMENTS = (100, 200, 400)
 SCALES = (1.0, 1.5, 2.0, 3.0)
@@ -164,7 +169,7 @@ def whole_replication(seeds: int = 3, count: int = 32) -> list[Run]:
                 make_run(arm, seed, setting, shares, suite=suite, budget=budget, count=count)
                 for arm, shares in arms.items()
                 for seed in range(seeds)
-                for budget in (("updates",) if suite == "longer" else ("updates", "compute"))
+                for budget in ("updates", "compute")
             ]
     for alpha in SCALES:
         shares = {beta: (0.76 - 0.20 * abs(np.log(alpha * beta / 2)),) for beta in SCALES}

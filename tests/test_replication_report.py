@@ -27,6 +27,7 @@ from tests.page.html import Page
 from tests.replication_runs import MAIN, make_run
 
 SOURCES = [name for name in MAIN if name.startswith("source")]
+LEARNING = ("joint training", "offpolicy", "diffusionopd")
 
 
 @pytest.fixture(autouse=True)
@@ -201,6 +202,25 @@ def test_one_seed_decides_nothing_and_no_runs_are_no_data() -> None:
     assert "1 seed." in verdict_of(runs, "above every baseline").sentence
     assert verdict_of(runs, "hard above soft").verdict == "no data"
     assert {finding.verdict for finding in judge([])} == {"no data"}
+
+
+def test_longer_training_is_held_against_the_usual_against_experts_and_against_the_others() -> None:
+    usual = {name: (0.3, 0.3) for name in MAIN} | {name: (0.6, 0.6) for name in SOURCES}
+    names = ("more updates help", "no trade-off in the end", "above the others in the end")
+    for student, wanted in ((0.9, "reproduced"), (0.1, "not reproduced")):
+        runs = main_runs((0, 1, 2), usual)
+        assert {verdict_of(runs, name).verdict for name in names} == {"no data"}
+        runs += [
+            make_run(arm, seed, setting, (share, share), suite="longer", budget=budget, count=24)
+            for arm, share in ((REFERENCE, student), *((name, 0.4) for name in LEARNING))
+            for setting in GROUNDS
+            for seed in (0, 1, 2)
+            for budget in ("updates", "compute")
+        ]
+        assert [verdict_of(runs, name).verdict for name in names] == [wanted] * 3
+        assert verdict_of(runs, names[-1], "compute").verdict == wanted
+        assert len(verdict_of(runs, names[-1]).checks) == len(LEARNING) * len(GROUNDS)
+        assert verdict_of(runs, "no trade-off").verdict == "not reproduced"
 
 
 def test_a_missing_setting_leaves_a_claim_about_both_undecided() -> None:

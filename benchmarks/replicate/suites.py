@@ -13,8 +13,8 @@ Budget = Literal["updates", "compute", "none"]
 PAIRS = ("t2i-edit", "local-global")
 """The two settings of the paper's main table."""
 
-GRID = (5e-4, 1.5e-3, 4e-3)
-FLOW_GRID = (1e-5, 1e-4, 1e-3)
+GRID = (5e-4, 1.5e-3, 4e-3, 1e-2)
+FLOW_GRID = (1e-6, 1e-5, 1e-4, 1e-3)
 """The learning rates that every method was tried with, on validation tasks; Flow-OPD's lie elsewhere."""
 
 RATES: Mapping[str, Mapping[str, float]] = {
@@ -193,7 +193,7 @@ def _k(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
 def _steps(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
     arms: dict[str, dict[str, Any]] = {f"{n} steps": {"num_rollout_steps": n} for n in (4, 16, 28)}
     arms |= {
-        f"{n} steps, second order": {"num_rollout_steps": n, "rollout_solver": "ab2"} for n in (4, 8, 16)
+        f"{n} steps, second order": {"num_rollout_steps": n, "rollout_solver": "ab2"} for n in (4, 8, 16, 28)
     }
     return _compare("steps", seeds, size, "8 steps", arms)
 
@@ -235,13 +235,19 @@ def _cfg(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
 
 
 def _longer(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
+    """Without Flow-OPD, which stays where it starts."""
+    long = replace(size, updates=4 * size.updates)
     for seed in seeds:
         for setting in PAIRS:
-            for method in ("danceopd", "offpolicy", "sft"):
-                job = trained(
-                    setting, method, seed, replace(size, updates=4 * size.updates), curve=size.curve
-                )
-                yield Entry("longer", LABELS.get(method, method), "updates", job)
+            dance = trained(setting, "danceopd", seed, long, curve=size.curve)
+            yield Entry("longer", "danceopd", "updates", dance)
+            yield Entry("longer", "danceopd", "compute", dance)
+            for method in ("sft", "offpolicy", "diffusionopd"):
+                job = trained(setting, method, seed, long, curve=size.curve)
+                equal = at_equal_compute(trained(setting, method, seed, long), dance)
+                label = LABELS.get(method, method)
+                yield Entry("longer", label, "updates", job)
+                yield Entry("longer", label, "compute", equal)
 
 
 def _tune(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
