@@ -17,6 +17,8 @@ GRID = (5e-4, 1.5e-3, 4e-3, 1e-2)
 """The learning rates that every method was tried with, on validation tasks."""
 FLOW_GRID = (1e-6, 1e-5, 1e-4, 1e-3)
 """Flow-OPD's, which falls apart at the others'."""
+FURTHER = 2.5e-2
+"""Tried where all have DanceOPD's compute: many cheap updates, and few dear ones, may take larger steps."""
 
 RATES: Mapping[str, Mapping[str, float]] = {
     "danceopd": {"t2i-edit": 4e-3, "local-global": 1.5e-3},
@@ -27,12 +29,13 @@ RATES: Mapping[str, Mapping[str, float]] = {
 }
 """The best of each method's own, as the suite `tune` found them; all variants of a method share its rate."""
 RATES_AT_COMPUTE: Mapping[str, Mapping[str, float]] = {
-    "diffusionopd": {"t2i-edit": 4e-3, "local-global": 1.5e-3},
+    "danceopd": {"t2i-edit": 4e-3, "local-global": 1.5e-3},
+    "diffusionopd": {"t2i-edit": 4e-3, "local-global": 4e-3},
     "flowopd": {"t2i-edit": 1e-4, "local-global": 1e-5},
-    "offpolicy": {"t2i-edit": 4e-3, "local-global": 4e-3},
-    "sft": {"t2i-edit": 1.5e-3, "local-global": 4e-3},
+    "offpolicy": {"t2i-edit": 1.5e-3, "local-global": 1e-2},
+    "sft": {"t2i-edit": 1.5e-3, "local-global": 1e-2},
 }
-"""The same where a method has as many updates as DanceOPD's compute allows: few take larger steps."""
+"""The same where a method has as many updates as DanceOPD's compute allows."""
 
 LABELS = {"sft": "joint training"}
 METHODS = ("sft", "offpolicy", "diffusionopd", "flowopd", "danceopd")
@@ -271,16 +274,18 @@ def _tune(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
     for setting in PAIRS:
         dance = trained(setting, "danceopd", 1000, size)
         for method in METHODS:
-            for rate in FLOW_GRID if method == "flowopd" else GRID:
+            grid = FLOW_GRID if method == "flowopd" else GRID
+            jobs: list[tuple[Budget, float, Job]] = [
+                ("updates", rate, trained(setting, method, 1000, short, learning_rate=rate)) for rate in grid
+            ]
+            jobs += [
+                ("compute", rate, _as_dear_as(dance, setting, method, 1000, size, learning_rate=rate))
+                for rate in (*grid, *([] if method == "flowopd" else [FURTHER]))
+            ]
+            for budget, rate, job in jobs:
                 arm = f"{LABELS.get(method, method)}, {rate:g}"
-                jobs: dict[Budget, Job] = {
-                    "updates": trained(setting, method, 1000, short, learning_rate=rate)
-                }
-                if method in RATES_AT_COMPUTE:
-                    jobs["compute"] = _as_dear_as(dance, setting, method, 1000, size, learning_rate=rate)
-                for budget, job in jobs.items():
-                    judging = replace(job.judging, split="validation")
-                    yield Entry("tune", arm, budget, replace(job, judging=judging))
+                judging = replace(job.judging, split="validation")
+                yield Entry("tune", arm, budget, replace(job, judging=judging))
 
 
 SUITES: Mapping[str, Callable[[Sequence[int], Size], Iterator[Entry]]] = {
