@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from replicate.records import Run
+from .records import Run
 
 MAIN: Final = "main"
 REFERENCE: Final = "danceopd"

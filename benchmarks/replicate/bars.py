@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replicate.arms import REFERENCES, arms_of, label_of, settings_of
-from replicate.drawing import (
+from .arms import REFERENCES, arms_of, label_of, settings_of
+from .drawing import (
     Drawing,
     grounds_of,
     mark_expert,
@@ -15,11 +15,11 @@ from replicate.drawing import (
     save,
     tidy,
 )
-from replicate.palette import colours_of, pale
-from replicate.paper import published_of, ranks
-from replicate.records import Run
-from replicate.stats import Estimate, outcomes, score
-from replicate.tables import suites_of
+from .palette import colours_of, pale
+from .paper import published_of, ranks
+from .records import Run
+from .stats import Estimate, outcomes, score
+from .tables import suites_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

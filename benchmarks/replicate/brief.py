@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Final
 
-from replicate.arms import GROUNDS, REFERENCES, label_of, place_of
-from replicate.records import Run
-from replicate.tables import HALF_WAY, Table, gaps_table, suite_tables
+from .arms import GROUNDS, REFERENCES, label_of, place_of
+from .records import Run
+from .tables import HALF_WAY, Table, gaps_table, suite_tables
 
 _KEPT: Final = ("arm", "budget", "seeds", "mean")
 _NOTE: Final = (

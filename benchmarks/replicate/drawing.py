@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from replicate.arms import MAIN, expert_of, runs_of
-from replicate.records import Run
-from replicate.stats import digits, outcomes
-from replicate.tables import ratio_of
+from .arms import MAIN, expert_of, runs_of
+from .records import Run
+from .stats import digits, outcomes
+from .tables import ratio_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from replicate.arms import MAIN, REFERENCE, REFERENCES, place_of
+from .arms import MAIN, REFERENCE, REFERENCES, place_of
 
 _USUAL: Final = "#c0392b"
 _FIXED: Final = {

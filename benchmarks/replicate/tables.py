@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from replicate.arms import MAIN, REFERENCES, arms_of, expert_of, label_of, runs_of, settings_of
-from replicate.claims import Finding
-from replicate.guidance import with_compositions
-from replicate.paper import published_of, ranks
-from replicate.records import Run
-from replicate.stats import Estimate, difference, digits, kept_share, mean_and_sd, outcomes, score
+from .arms import MAIN, REFERENCES, arms_of, expert_of, label_of, runs_of, settings_of
+from .claims import Finding
+from .guidance import with_compositions
+from .paper import published_of, ranks
+from .records import Run
+from .stats import Estimate, difference, digits, kept_share, mean_and_sd, outcomes, score
 
 PROPERTIES: Final = ("background", "position", "size", "layout")
 """Of diversity, in the order in which a cell of Markdown names them."""

@@ -10,14 +10,15 @@ from typing import Any, Final
 
 from danceopd.files import write_whole
 from danceopd.page import data_uri, write_page
-from replicate.arms import place_of, settings_of
-from replicate.brief import brief_tables
-from replicate.claims import CLAIMS, Finding, judge
-from replicate.drawing import Drawing, check_matplotlib
-from replicate.figures import draw_all
-from replicate.records import Run
-from replicate.stats import outcomes
-from replicate.tables import (
+
+from .arms import place_of, settings_of
+from .brief import brief_tables
+from .claims import CLAIMS, Finding, judge
+from .drawing import Drawing, check_matplotlib
+from .figures import draw_all
+from .records import Run
+from .stats import outcomes
+from .tables import (
     READING,
     Table,
     checks_table,
