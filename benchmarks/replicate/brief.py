@@ -7,14 +7,13 @@ from statistics import fmean
 from typing import Final
 
 from .arms import GROUNDS, REFERENCES, label_of, place_of
-from .records import Run
+from .records import COMPUTE, Run
 from .tables import HALF_WAY, Table, gaps_table, suite_tables
 
 _KEPT: Final = ("arm", "budget", "seeds", "mean")
 _NOTE: Final = (
     "Scores: percent of test tasks fulfilled, mean ± standard deviation over seeds; difference of means with "
-    "a 95 % bootstrap interval over seeds and tasks, paired; compute: thousands of student forwards of one "
-    "sample."
+    f"a 95 % bootstrap interval over seeds and tasks, paired; compute: {COMPUTE}."
 )
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .arms import MAIN, REFERENCES, arms_of, expert_of, label_of, runs_of, settings_of
+from .arms import MAIN, REFERENCES, VALIDATED, arms_of, expert_of, label_of, runs_of, settings_of
 from .claims import Finding
 from .guidance import with_compositions
 from .paper import published_of, ranks
-from .records import Run
+from .records import COMPUTE, Run
 from .stats import Estimate, difference, digits, kept_share, mean_and_sd, outcomes, score
 
 PROPERTIES: Final = ("background", "position", "size", "layout")
@@ -22,8 +22,8 @@ PROPERTIES: Final = ("background", "position", "size", "layout")
 READING: Final = (
     "Scores: percent of test tasks fulfilled, mean ± standard deviation over seeds. Difference of means and "
     "share of the expert's score kept: with 95 % bootstrap intervals over seeds and prompts, paired. "
-    f"Diversity: entropy over that of the truth, {' / '.join(PROPERTIES)}. Compute: thousands of student "
-    "forwards of one sample in training. Ranks: here / in the paper, among arms that both have numbers of."
+    f"Diversity: entropy over that of the truth, {' / '.join(PROPERTIES)}. Compute of "
+    f"training: {COMPUTE}. Ranks: here / in the paper, among arms that both have numbers of."
 )
 """How the table of a suite is read."""
 
@@ -115,8 +115,8 @@ def suite_table(runs: Sequence[Run], suite: str, setting: str) -> Table:
         "seeds",
         *grounds,
         "mean",
-        f"mean - {label_of(REFERENCES[suite]) if suite in REFERENCES else ''}",
-        *(f"{ground} kept %" for ground in grounds),
+        *([f"mean - {label_of(REFERENCES[suite])}"] if suite in REFERENCES else []),
+        *(f"{ground} kept %" for ground in grounds if suite not in VALIDATED),
         *(f"{ground} diversity" for ground in grounds),
         "updates",
         "lr",
@@ -162,7 +162,7 @@ def _row(runs: Sequence[Run], found: Sequence[Run]) -> dict[str, Any]:
     apart = difference(own, outcomes(reference)) if reference and arm != usual else None
     row |= _interval("difference", apart)
     for ground in own.tasks:
-        expert = runs_of(runs, MAIN, setting, expert_of(ground), "none")
+        expert = runs_of(runs, MAIN, setting, expert_of(ground), "none") if suite not in VALIDATED else []
         share = kept_share(own, outcomes(expert), ground) if expert and arm != expert_of(ground) else None
         row |= _interval(f"{ground}_kept", share)
         for name in PROPERTIES:
@@ -205,8 +205,9 @@ def _cells(
     yield str(row["seeds"] or "-")
     for name in (*grounds, "mean"):
         yield _score(row, name)
-    yield _told(row, "difference", "{:+.1f} [{:+.1f}, {:+.1f}]")
-    for ground in grounds:
+    if suite in REFERENCES:
+        yield _told(row, "difference", "{:+.1f} [{:+.1f}, {:+.1f}]")
+    for ground in grounds if suite not in VALIDATED else ():
         yield _told(row, f"{ground}_kept", "{:.0f} [{:.0f}, {:.0f}]")
     for ground in grounds:
         yield " / ".join(_number(row.get(f"{ground}_{name}", ""), "{:.2f}") for name in PROPERTIES)
