@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Final
 
-from .arms import GROUNDS, REFERENCES, label_of, place_of
+from .arms import GROUNDS, REFERENCES, VALIDATED, label_of, place_of
 from .records import COMPUTE, Run
-from .tables import HALF_WAY, Table, gaps_table, suite_tables
+from .tables import HALF_WAY, Table, gaps_table, of_validation, suite_tables
 
 _KEPT: Final = ("arm", "budget", "seeds", "mean")
 _NOTE: Final = (
@@ -62,7 +62,7 @@ def _brief(table: Table) -> Table:
     return Table(
         f"brief-{table.name}",
         table.title,
-        _NOTE,
+        of_validation(_NOTE) if table.suite in VALIDATED else _NOTE,
         tuple(table.columns[place] for place in places),
         tuple(tuple(cells[place] for place in places) for cells in table.cells),
         table.marked,
