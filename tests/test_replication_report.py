@@ -115,6 +115,19 @@ def test_intervals_hold_the_truth_as_often_as_they_say_and_are_not_idle() -> Non
     assert np.mean(widths) < 2 * 2 * 1.96 * np.std(spread)
 
 
+def test_intervals_over_few_seeds_know_how_few_they_are() -> None:
+    drawn = np.random.default_rng(2)
+    held = []
+    for _ in range(300):
+        levels = drawn.normal(0.5, 0.1, (1, 3, 1))
+        found = score(arm(np.repeat(levels, 16, axis=2)), "ground")  # seeds are all that matters
+        held.append(found.low <= 0.5 <= found.high)
+    assert 0.9 <= np.mean(held) <= 0.98
+    same = arm(np.tile([1, 0, 0, 1], (2, 3, 4)))
+    few, alone = score(same, "ground"), score(same.only((0,)), "ground")
+    assert (few.low, few.high) == pytest.approx((alone.low, alone.high))  # seeds that agree add nothing
+
+
 def test_pairing_makes_the_interval_narrower() -> None:
     drawn = np.random.default_rng(1)
     hard = drawn.random((3, 1, 40))
@@ -192,6 +205,9 @@ def test_a_claim_holds_when_all_its_checks_hold() -> None:
     verdict, _, sentence = decide([holds, missing])
     assert verdict == "undecided" and "no runs for A against E" in sentence
     assert decide([missing])[:2] == decide([])[:2] == ("no data", None)
+    wide = Check("A against F", CLOSE, Estimate(0.0, -0.04, 0.04, 3))
+    assert decide([wide])[2].endswith("; 1 of the intervals too wide to hold, whatever the truth is.")
+    assert "too wide" not in decide([replace(wide, estimate=Estimate(0.02, -0.02, 0.035, 3))])[2]
 
 
 def test_what_is_plain_is_found_and_what_is_the_other_way_round_too() -> None:
@@ -233,7 +249,8 @@ def test_longer_training_is_held_against_the_usual_against_experts_and_against_t
         ]
         assert [verdict_of(runs, name).verdict for name in names] == [wanted] * 3
         assert verdict_of(runs, names[-1], "compute").verdict == wanted
-        assert len(verdict_of(runs, names[-1]).checks) == len(LEARNING) * len(GROUNDS)
+        assert len(verdict_of(runs, names[-1]).checks) == (len(LEARNING) - 1) * len(GROUNDS)
+        assert len(verdict_of(runs, names[-1], "compute").checks) == len(LEARNING) * len(GROUNDS)
         assert verdict_of(runs, "no trade-off").verdict == "not reproduced"
 
 
@@ -266,6 +283,28 @@ def test_the_best_of_many_equal_compositions_is_not_above_none() -> None:
     assert absorbed_by("alpha = 1.5") == 1.5 and absorbed_by("K = 4") is None
     names = {row["arm"] for row in suite_tables(runs)[0].rows}
     assert {"base", "base, beta = 2", "alpha = 5", "alpha = 5, beta = 5"} <= names
+
+
+@pytest.mark.parametrize(
+    ("both", "alone", "composes", "above_either"),
+    [
+        (0.9, 0.5, "reproduced", "reproduced"),
+        (0.9, 0.9, "reproduced", "undecided"),
+        (0.3, 0.9, "undecided", "not reproduced"),
+    ],
+)
+def test_one_guidance_is_no_composition(both: float, alone: float, composes: str, above_either: str) -> None:
+    runs = [
+        make_run(arm, seed, "guided", (level,), suite="cfg", budget=budget, count=64, scales={2.0: (beyond,)})
+        for arm, level, beyond, budget in (
+            ("base", 0.3, alone, "none"),
+            ("alpha = 2", alone, both, "updates"),
+        )
+        for seed in range(1 if budget == "none" else 3)
+    ]
+    assert verdict_of(runs, "guidance composes").verdict == composes
+    found = verdict_of(runs, "both guidances above one")
+    assert found.verdict == above_either and len(found.checks) == 2
 
 
 # -- tables --------------------------------------------------------------------------------------------------

@@ -5,17 +5,23 @@ does to both of them cancels. Seeds and tasks are crossed, every seed meets ever
 independently of each other, and a drawn task is drawn for all seeds and both arms. Of S seeds S - 1 are drawn
 with replacement, which makes the variance between seeds come out unbiased (as Rao and Wu, 1988, do for few
 clusters); what belongs to one seed on one task is counted more than once (Owen, "The pigeonhole bootstrap",
-2007), so the interval is rather too wide where prompts are what is uncertain. It is too narrow where seeds
-are all that matters: no percentile leaves their range, and that of three seeds holds the truth in three of
-four cases.
+2007), so the interval is rather too wide where prompts are what is uncertain.
+
+That variance is itself only known from S seeds, which a percentile does not see: that of three seeds would
+hold the truth in three of four cases where seeds are all that matters. So the part of an interval that comes
+from seeds, beyond what tasks make of each of them alone, is stretched as Student's t is against a normal
+distribution: by 2.2 for three seeds. In simulations of differences like those here, at least 95 % of the
+intervals then hold the truth.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from statistics import NormalDist
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -30,7 +36,7 @@ Floats = NDArray[np.float32]
 
 
 class Estimate(NamedTuple):
-    """A number with its percentile interval of `LEVEL`; over `seeds` of training, 0 without."""
+    """A number with its interval of `LEVEL`; over `seeds` of training, 0 without."""
 
     value: float
     low: float
@@ -116,7 +122,7 @@ def mean_and_sd(values: Sequence[float] | Floats) -> tuple[float, float | None]:
 
 def score(arm: Outcomes, ground: str | None = None) -> Estimate:
     """The score of one arm on a ground, or its mean over grounds; in [0, 1]."""
-    return _estimate(float(arm.scores(ground).mean()), _drawn(arm, ground), arm, arm)
+    return _estimate(arm, ground, _drawn(arm, ground))
 
 
 def difference(
@@ -133,8 +139,9 @@ def difference(
     if pair is None:
         return None
     arm, other = pair
-    value = float(arm.scores(ground).mean() - other.scores(ground).mean())
-    return _estimate(value, _drawn(arm, ground) - _drawn(other, ground), arm, other)
+    tasks = {g: {c: given - other.tasks[g][c] for c, given in of.items()} for g, of in arm.tasks.items()}
+    apart = Outcomes(arm.seeds, arm.trained or other.trained, tasks)
+    return _estimate(apart, ground, _drawn(arm, ground) - _drawn(other, ground))
 
 
 def kept_share(student: Outcomes, expert: Outcomes, ground: str) -> Estimate | None:
@@ -143,9 +150,10 @@ def kept_share(student: Outcomes, expert: Outcomes, ground: str) -> Estimate | N
     if pair is None or not pair[1].scores(ground).mean() > 0:
         return None
     student, expert = pair
-    value = float(student.scores(ground).mean() / expert.scores(ground).mean())
-    drawn = _drawn(student, ground) / np.maximum(_drawn(expert, ground), 1e-6)
-    return _estimate(value, drawn, student, expert)
+    whole = expert.scores(ground).mean()
+    tasks = {ground: {category: given / whole for category, given in student.tasks[ground].items()}}
+    share = Outcomes(student.seeds, student.trained or expert.trained, tasks)
+    return _estimate(share, ground, _drawn(student, ground) / np.maximum(_drawn(expert, ground), 1e-6))
 
 
 def _paired(arm: Outcomes, other: Outcomes) -> tuple[Outcomes, Outcomes] | None:
@@ -168,10 +176,41 @@ def _shapes(arm: Outcomes) -> dict[str, dict[str, int]]:
     return {g: {category: given.shape[1] for category, given in of.items()} for g, of in arm.tasks.items()}
 
 
-def _estimate(value: float, drawn: NDArray[np.floating[Any]], *arms: Outcomes) -> Estimate:
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    seeds = len(arms[0].seeds) if any(arm.trained for arm in arms) else 0
+def _estimate(numbers: Outcomes, ground: str | None, drawn: NDArray[np.floating[Any]]) -> Estimate:
+    """Of what is there for every seed and task, and of its mean as resampling draws it."""
+    each = numbers.scores(ground).astype(np.float64)
+    seeds = len(each) if numbers.trained else 0
+    value, stretch, spread = float(each.mean()), 1.0, float(drawn.var())
+    if seeds > 1 and spread > 0:
+        beyond_tasks = max(0.0, float(each.var(ddof=1)) - _variance_by_tasks(numbers, ground))
+        share = min(1.0, beyond_tasks / seeds / spread)
+        stretch = math.sqrt(1.0 + (_beyond_normal(seeds - 1) ** 2 - 1.0) * share)
+    low, high = value + stretch * (np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - value)
     return Estimate(value, float(low), float(high), seeds)
+
+
+def _variance_by_tasks(numbers: Outcomes, ground: str | None) -> float:
+    """How much seeds differ because tasks are few: the variance of a seed's distance to the mean of seeds."""
+    if ground is None:
+        each = [_variance_by_tasks(numbers, name) for name in numbers.tasks]
+    else:
+        seeds = len(numbers.seeds)
+        each = [
+            float((of - of.mean(0)).var(1, ddof=1).mean()) / of.shape[1] * seeds / (seeds - 1)
+            for of in numbers.tasks[ground].values()
+            if of.shape[1] > 1
+        ]
+    return sum(each) / len(each) ** 2 if each else 0.0
+
+
+@cache
+def _beyond_normal(freedom: int) -> float:
+    """How much further out than a normal distribution's the quantiles of Student's t lie."""
+    steps = np.linspace(0.0, 100.0, 1_000_001)
+    scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
+    density = np.exp(scale - (freedom + 1) / 2 * np.log1p(steps**2 / freedom))
+    quantile = np.interp(LEVEL / 2, np.cumsum(density) * steps[1], steps)
+    return float(quantile) / NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 def _drawn(arm: Outcomes, ground: str | None) -> Floats:

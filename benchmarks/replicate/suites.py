@@ -14,8 +14,9 @@ PAIRS = ("t2i-edit", "local-global")
 """The two settings of the paper's main table."""
 
 GRID = (5e-4, 1.5e-3, 4e-3, 1e-2)
+"""The learning rates that every method was tried with, on validation tasks."""
 FLOW_GRID = (1e-6, 1e-5, 1e-4, 1e-3)
-"""The learning rates that every method was tried with, on validation tasks; Flow-OPD's lie elsewhere."""
+"""Flow-OPD's, which falls apart at the others'."""
 
 RATES: Mapping[str, Mapping[str, float]] = {
     "danceopd": {"t2i-edit": 4e-3, "local-global": 1.5e-3},
@@ -25,6 +26,13 @@ RATES: Mapping[str, Mapping[str, float]] = {
     "sft": {"t2i-edit": 1.5e-3, "local-global": 4e-3},
 }
 """The best of each method's own, as the suite `tune` found them; all variants of a method share its rate."""
+RATES_AT_COMPUTE: Mapping[str, Mapping[str, float]] = {
+    "diffusionopd": {"t2i-edit": 4e-3, "local-global": 1.5e-3},
+    "flowopd": {"t2i-edit": 1e-4, "local-global": 1e-5},
+    "offpolicy": {"t2i-edit": 4e-3, "local-global": 4e-3},
+    "sft": {"t2i-edit": 1.5e-3, "local-global": 4e-3},
+}
+"""The same where a method has as many updates as DanceOPD's compute allows: few take larger steps."""
 
 LABELS = {"sft": "joint training"}
 METHODS = ("sft", "offpolicy", "diffusionopd", "flowopd", "danceopd")
@@ -98,6 +106,12 @@ def at_equal_compute(job: Job, reference: Job) -> Job:
     return replace(job, updates=updates)
 
 
+def _as_dear_as(reference: Job, setting: str, method: str, seed: int, size: Size, **options: Any) -> Job:
+    """Another method with the compute of `reference`, at the rate that suits it there."""
+    options = {"learning_rate": RATES_AT_COMPUTE[method][setting], **options}
+    return at_equal_compute(trained(setting, method, seed, size, **options), reference)
+
+
 def given(setting: str, weights: Mapping[str, float], size: Size, **more: Any) -> Job:
     """Weights that need no training."""
     return Job(setting, Judging(prompts=size.prompts, **more), weights=dict(weights))
@@ -117,7 +131,7 @@ def _main(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
             yield Entry("main", "danceopd", "compute", dance)
             for method in METHODS[:-1]:
                 job = trained(setting, method, seed, size, curve=size.curve)
-                equal = at_equal_compute(trained(setting, method, seed, size), dance)
+                equal = _as_dear_as(dance, setting, method, seed, size)
                 label = LABELS.get(method, method)
                 yield Entry("main", label, "updates", job)
                 yield Entry("main", label, "compute", equal)
@@ -235,7 +249,7 @@ def _cfg(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
 
 
 def _longer(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
-    """Without Flow-OPD, which stays where it starts."""
+    """Without Flow-OPD, which stays where it starts; DiffusionOPD at equal compute alone, for its price."""
     long = replace(size, updates=4 * size.updates)
     for seed in seeds:
         for setting in PAIRS:
@@ -243,23 +257,30 @@ def _longer(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
             yield Entry("longer", "danceopd", "updates", dance)
             yield Entry("longer", "danceopd", "compute", dance)
             for method in ("sft", "offpolicy", "diffusionopd"):
-                job = trained(setting, method, seed, long, curve=size.curve)
-                equal = at_equal_compute(trained(setting, method, seed, long), dance)
                 label = LABELS.get(method, method)
-                yield Entry("longer", label, "updates", job)
+                if method != "diffusionopd":
+                    job = trained(setting, method, seed, long, curve=size.curve)
+                    yield Entry("longer", label, "updates", job)
+                equal = _as_dear_as(dance, setting, method, seed, long)
                 yield Entry("longer", label, "compute", equal)
 
 
 def _tune(seeds: Sequence[int], size: Size) -> Iterator[Entry]:
-    """On validation tasks and a seed of its own, with fewer updates."""
+    """On validation tasks and a seed of its own: with fewer updates, and as dear as DanceOPD's whole run."""
     short = replace(size, updates=max(1, size.updates * 3 // 5))
     for setting in PAIRS:
+        dance = trained(setting, "danceopd", 1000, size)
         for method in METHODS:
             for rate in FLOW_GRID if method == "flowopd" else GRID:
-                job = trained(setting, method, 1000, short, learning_rate=rate)
-                judging = replace(job.judging, split="validation")
                 arm = f"{LABELS.get(method, method)}, {rate:g}"
-                yield Entry("tune", arm, "updates", replace(job, judging=judging))
+                jobs: dict[Budget, Job] = {
+                    "updates": trained(setting, method, 1000, short, learning_rate=rate)
+                }
+                if method in RATES_AT_COMPUTE:
+                    jobs["compute"] = _as_dear_as(dance, setting, method, 1000, size, learning_rate=rate)
+                for budget, job in jobs.items():
+                    judging = replace(job.judging, split="validation")
+                    yield Entry("tune", arm, budget, replace(job, judging=judging))
 
 
 SUITES: Mapping[str, Callable[[Sequence[int], Size], Iterator[Entry]]] = {

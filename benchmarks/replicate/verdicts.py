@@ -28,7 +28,7 @@ class Rule(NamedTuple):
     text: str
 
     def verdict(self, estimate: Estimate | None) -> Verdict:
-        """Of one estimate; None is no data, and one seed of training decides nothing."""
+        """Of one estimate; None is no data, and fewer than `FEWEST_SEEDS` of training decide nothing."""
         if estimate is None:
             return "no data"
         if 0 < estimate.seeds < FEWEST_SEEDS:
@@ -36,6 +36,10 @@ class Rule(NamedTuple):
         if self.slack(estimate) > 0:
             return "reproduced"
         return "not reproduced" if estimate.high < self.low or estimate.low > self.high else "undecided"
+
+    def is_too_wide(self, estimate: Estimate) -> bool:
+        """Whether an interval of this width could not lie within the bounds wherever it was."""
+        return estimate.high - estimate.low > self.high - self.low
 
     def slack(self, estimate: Estimate) -> float:
         """How far within the bounds the interval lies; negative where it reaches beyond them."""
@@ -111,7 +115,11 @@ def decide(checks: Sequence[Check]) -> Judgement:
         if found := [check for check in told if check.verdict == verdict]:
             worst = min(found, key=lambda check: check.rule.slack(told[check]))
             count = f"{len(found)} of {len(told)} checks {word}: " if len(told) > 1 else ""
-            return Judgement(verdict, worst, f"{count}{worst}{left_out}.")
+            wide = (
+                sum(check.rule.is_too_wide(told[check]) for check in found) if verdict == "undecided" else 0
+            )
+            beyond = f"; {wide} of the intervals too wide to hold, whatever the truth is" if wide else ""
+            return Judgement(verdict, worst, f"{count}{worst}{left_out}{beyond}.")
     count = f"all {len(told)} checks hold, closest is " if len(told) > 1 else ""
     return Judgement("undecided" if missing else "reproduced", worst, f"{count}{worst}{left_out}.")
 
