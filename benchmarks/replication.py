@@ -9,23 +9,31 @@ updates as DanceOPD's compute allows; each has the learning rate that suits it b
 `tune`). Every student is scored on the same tasks from the same noise. Runs are kept by what they do, so a
 stopped command goes on, and suites share what they have in common.
 
-OUT gets runs/ (one result per run), runs.jsonl.gz (all of them), tables/, figures/ and report.html.
+OUT gets runs/ (one result per run), runs.jsonl.gz (all of them), tables/, figures/ and report.html,
+which tell of all that is in OUT, asked for or not: an earlier command may have run more suites or seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from replicate.collect import collect
 from replicate.drawing import check_matplotlib
+from replicate.made_by import of_other_code
 from replicate.pool import run_all
 from replicate.records import write_runs
-from replicate.suites import QUICK, SUITES, Size, entries
+from replicate.runs import BrokenResultError, result_path
+from replicate.suites import QUICK, SUITES, Entry, Size, entries
 from replicate.write import write_report
 from rich.console import Console
+
+OUT = Path("runs/replication")
+QUICK_OUT = Path("runs/replication-quick")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,46 +49,96 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SUITE",
         help=f"{', '.join(SUITES)} or all (default: main)",
     )
-    parser.add_argument("--seeds", type=_positive, default=3, help="seeds 0 .. N - 1 (default: 3)")
     parser.add_argument(
-        "--quick", action="store_true", help="a tenth of the training, an eighth of the tasks"
+        "--seeds",
+        type=_positive,
+        default=3,
+        help="seeds 0 .. N - 1 (default: 3); those beyond that are there stay in the report",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a tenth of the training, an eighth of the tasks, in a folder of its own",
     )
     parser.add_argument(
         "--workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: one per core)"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/replication"), help="folder (default: runs/replication)"
-    )
+    parser.add_argument("--out", type=Path, help=f"folder (default: {OUT}, with --quick {QUICK_OUT})")
     asked = parser.parse_args(arguments)
-    check_matplotlib()  # before hours of training
-    console = Console()
+    out, size = asked.out or (QUICK_OUT if asked.quick else OUT), QUICK if asked.quick else Size()
+    # Before hours of training.
+    check_matplotlib()
+    if told := _why_not(out, Size() if asked.quick else QUICK):
+        print(told, file=sys.stderr)
+        return 2
     suites = list(SUITES) if "all" in asked.suite else list(dict.fromkeys(asked.suite))
-    size = QUICK if asked.quick else Size()
     rows = [entry for suite in suites for entry in entries(suite, range(asked.seeds), size)]
+    try:
+        return _run(rows, asked.seeds, size, out, asked.workers)
+    except BrokenResultError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _run(rows: Sequence[Entry], seeds: int, size: Size, out: Path, workers: int) -> int:
+    """The exit code, 0 where nothing failed."""
+    console = Console()
     # Seeds outermost: a command that is stopped early leaves whole tables of fewer seeds.
     ordered = sorted((entry.job for entry in rows), key=lambda job: job.seed)
     try:
-        failed = run_all(ordered, asked.out, asked.workers, console)
+        failed = run_all(ordered, out, workers, console)
     except KeyboardInterrupt:
         console.print("stopped; what was trained is kept, and the same command goes on")
         return 130
-    # Of other suites too, where an earlier command has run them.
-    every = [entry for suite in SUITES for entry in entries(suite, range(asked.seeds), size)]
-    runs = collect(every, asked.out)
-    write_runs(runs, asked.out / "runs.jsonl.gz")
-    if runs:
-        write_report(runs, asked.out)
-        console.print(f"report: {asked.out / 'report.html'}, tables: {asked.out / 'tables'}")
     for sentence in failed:
         console.print(f"failed: {sentence}", style="red")
+    runs = collect(_there(seeds, size, out), out)
+    if not runs:
+        older = "; its report.html is of other runs" if (out / "report.html").exists() else ""
+        print(f"there is nothing to report: no run is done in '{out}'{older}.", file=sys.stderr)
+        return 1
+    write_runs(runs, out / "runs.jsonl.gz")
+    write_report(runs, out)
+    console.print(f"report: {out / 'report.html'}, tables: {out / 'tables'}")
+    if told := of_other_code(runs):
+        print(told, file=sys.stderr)
     return 1 if failed else 0
 
 
+def _there(seeds: int, size: Size, out: Path) -> list[Entry]:
+    """Rows of all suites: of the seeds that were asked for, and of those beyond that `out` has runs of."""
+    while any(_is_done(entry, out) for entry in _every(seeds, size) if entry.job.seed == seeds):
+        seeds += 1
+    return [entry for suite in SUITES for entry in entries(suite, range(seeds), size)]
+
+
+def _every(seed: int, size: Size) -> list[Entry]:
+    """Rows of all suites, of one seed."""
+    return [entry for suite in SUITES for entry in entries(suite, [seed], size)]
+
+
+def _is_done(entry: Entry, out: Path) -> bool:
+    return result_path(entry.job, out).exists()
+
+
+def _why_not(out: Path, other: Size) -> str | None:
+    """What keeps runs from `out`, which another size has perhaps; None where it is a folder for them."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # The one question that permissions, full disks and read-only mounts all answer.
+        with tempfile.TemporaryFile(dir=out) as file:
+            file.write(b"\0")
+    except OSError as error:
+        return f"--out '{out}' cannot be written to ({error.strerror}): name a folder that can."
+    if any(_is_done(entry, out) for entry in _every(0, other)):
+        return f"--out '{out}' holds runs of the other size, with --quick or without: name another folder."
+    return None
+
+
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but got {number}")
-    return number
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of at least 1: give one, such as 3.")
+    return int(text)
 
 
 if __name__ == "__main__":

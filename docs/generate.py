@@ -57,9 +57,11 @@ def _with_tables(text: str) -> str:
 
     def current(found: re.Match[str]) -> str:
         lines = (TABLES / f"{found['name']}.md").read_text(encoding="utf-8").splitlines()
-        return f"{found['marker']}\n\n" + "".join(f"{line}\n" for line in lines if line.startswith("|"))
+        table = "\n".join(line for line in lines if line.startswith("|"))
+        return f"{found['marker']}\n\n{table}\n\n"  # without the last line what follows would be a row
 
-    return re.sub(r"(?P<marker><!-- table: (?P<name>[\w-]+) -->)\n\n(\|.*\n)*", current, text)
+    marked = r"(?P<marker><!-- table: (?P<name>[\w-]+) -->)\n\n(\|.*\n)*\n*"
+    return re.sub(marked, current, text).rstrip("\n") + "\n"
 
 
 def _commands() -> list[Any]:

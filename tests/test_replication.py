@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import replication
-from replicate import judge, pool, runs
+from replicate import jobs, judge, pool, runs
 from replicate.collect import collect
-from replicate.jobs import SETTINGS, Job, Judging, annealed, between
-from replicate.records import read_runs, write_runs
+from replicate.jobs import SETTINGS, Job, Judging, Setting, annealed, between
+from replicate.made_by import digest_of, installed
+from replicate.records import Run, read_runs, write_runs
 from replicate.suites import PAIRS, QUICK, SUITES, Size, entries
 from rich.console import Console
 
@@ -76,6 +77,58 @@ def test_a_job_is_named_by_all_that_it_does_and_by_nothing_else() -> None:
     assert len(keys | {TRAINING.key}) == 1 + len(changes)
     shared = {row.job.key for row in entries("query", [0], Size()) if row.arm == "low"}
     assert shared <= {row.job.key for row in entries("main", [0], Size())}
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [(jobs, "BATCH", 8), (jobs, "TRAINED", 2), (judge, "GAP_ROWS", 3), (judge, "STEPS", 4)],
+)
+def test_a_job_is_named_by_the_numbers_that_all_jobs_share(
+    place: Any, name: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = dataclasses.replace(TRAINING).key
+    monkeypatch.setattr(place, name, value)
+    assert TRAINING.key == before, "made once"
+    assert dataclasses.replace(TRAINING).key != before
+
+
+@pytest.mark.parametrize(
+    ("experts", "start"),
+    [
+        ({"local": "local", "global": "edit"}, {"local": 1.0}),
+        ({"global": "global", "local": "local"}, {"local": 1.0}),  # another order of routes
+        ({"local": "local", "global": "global"}, {"local": 0.5}),
+    ],
+)
+def test_a_job_is_named_by_its_settings_entry(
+    experts: dict[str, str], start: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = dataclasses.replace(TRAINING).key
+    monkeypatch.setitem(SETTINGS, "local-global", Setting("local-global", experts, start))
+    assert dataclasses.replace(TRAINING).key != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"ema_decay": 0.9}, False),
+        ({"save_every": 9}, False),
+        ({"progress": True, "keep_checkpoints": 9}, True),
+    ],
+)
+def test_a_job_is_named_by_its_config(
+    changes: dict[str, Any], same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, config = dataclasses.replace(TRAINING).key, Job.config
+    monkeypatch.setattr(
+        Job, "config", lambda self, folder: dataclasses.replace(config(self, folder), **changes)
+    )
+    assert (dataclasses.replace(TRAINING).key == before) is same
+
+
+def test_moments_of_a_curve_are_even(tmp_path: Path) -> None:
+    job = Job("local-global", Judging(curve=3), updates=200)
+    assert job.config(tmp_path).save_every == 67  # 67, 134, 200; not 66, 132, 198 and 200
 
 
 @pytest.mark.parametrize(
@@ -141,6 +194,21 @@ def test_a_result_says_all_that_tables_need(done: tuple[Path, dict[str, Any]]) -
     assert [point["updates"] for point in result["curve"]] == [1, 2]
     assert set(result["scales"]) == {"2.0"}
     assert result["config"]["num_rollout_steps"] == 2
+    assert result["made_by"] == installed()
+
+
+def test_code_is_told_from_other_code_by_its_names_and_bytes(tmp_path: Path) -> None:
+    files = {"a.py": "x = 1", "sub/b.py": "", "shapesworld/experts/base.safetensors": "weights"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    digests = {digest_of(tmp_path)}
+    (tmp_path / "README.md").write_text("no code")
+    assert {digest_of(tmp_path)} == digests
+    for name, text in {**{name: f"{text} " for name, text in files.items()}, "c.py": ""}.items():
+        (tmp_path / name).write_text(text)
+        digests.add(digest_of(tmp_path))
+    assert len(digests) == 2 + len(files)
 
 
 def test_a_run_that_is_done_is_not_done_again(
@@ -204,6 +272,102 @@ def test_the_command_does_what_is_missing_and_keeps_rows(
     assert kept == collect(entries("main", [0], TINY), tmp_path)
     write_runs(kept, tmp_path / "again.gz")
     assert (tmp_path / "again.gz").read_bytes() == (tmp_path / "runs.jsonl.gz").read_bytes()
+
+
+def _as_if_done(jobs: list[Job], out: Path, *_: Any) -> list[str]:
+    """In place of the runs."""
+    for job in jobs:
+        path = runs.result_path(job, out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        told = {"config": {"key": job.key}, "compute": 1.0, "seconds": 1.0, "diverged": None, "curve": []}
+        told |= {name: {} for name in ("tasks", "diversity", "gap", "scales")}
+        path.write_text(json.dumps({**told, "made_by": {"danceopd": "0", "digest": "another"}}))
+    return []
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[Run]]]:
+    """The rows of each report that commands write, whose runs are not done."""
+    rows: list[list[Run]] = []
+    monkeypatch.setattr(replication, "QUICK", TINY)
+    monkeypatch.setattr(replication, "run_all", _as_if_done)
+    monkeypatch.setattr(replication, "write_report", lambda found, out: rows.append(found))
+    return rows
+
+
+def test_a_smaller_command_reports_all_that_is_there(
+    tmp_path: Path, reported: list[list[Run]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seeds in ("3", "1"):
+        assert replication.main(["--quick", "--out", str(tmp_path), "--seeds", seeds]) == 0
+        assert "are of other code than what is installed" in capsys.readouterr().err
+    first, second = reported
+    assert {run.seed for run in second} == {0, 1, 2} and second == first == read_runs(
+        tmp_path / "runs.jsonl.gz"
+    )
+    assert replication.main(["--quick", "--out", str(tmp_path), "--suite", "tune"]) == 0
+    assert {run.suite for run in reported[-1]} > {"main", "tune"}
+
+
+def test_sizes_do_not_share_a_folder(
+    tmp_path: Path,
+    reported: list[list[Run]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert replication.main(["--quick", "--seeds", "1"]) == 0
+    assert (replication.QUICK_OUT / "runs.jsonl.gz").exists() and not replication.OUT.exists()
+    capsys.readouterr()
+    assert replication.main(["--seeds", "1", "--out", str(replication.QUICK_OUT)]) == 2
+    assert "holds runs of the other size" in capsys.readouterr().err
+    assert len(reported) == 1
+
+
+def test_a_command_says_when_there_is_nothing_to_report(
+    tmp_path: Path,
+    reported: list[list[Run]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(replication, "run_all", lambda *_: ["a sentence"])
+    (tmp_path / "report.html").write_text("older")
+    assert replication.main(["--out", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert "failed: a sentence" in told.out
+    assert "nothing to report" in told.err and "report.html is of other runs" in told.err
+    assert not reported and not (tmp_path / "runs.jsonl.gz").exists()
+
+
+def test_a_broken_result_is_named(
+    tmp_path: Path, reported: list[list[Run]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = runs.result_path(entries("main", [0], TINY)[0].job, tmp_path)
+    path.parent.mkdir(parents=True)
+    for text in ('{"tasks": ', "", "null"):
+        path.write_text(text)
+        with pytest.raises(runs.BrokenResultError, match="no whole result"):
+            runs.read_result(entries("main", [0], TINY)[0].job, tmp_path)
+    arguments = ["--quick", "--suite", "routing", "--seeds", "1", "--out", str(tmp_path)]
+    assert replication.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert f"'{path}'" in error and "remove it" in error and error.count("\n") == 1
+
+
+def test_what_cannot_be_done_is_said_before_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(replication, "run_all", lambda *_: pytest.fail("ran"))
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert replication.main(["--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert f"--out '{out}'" in error and "name a folder" in error and error.count("\n") == 1
+    for value in ("x", "0", "-1", "1.5", ""):
+        with pytest.raises(SystemExit, match="2"):
+            replication.main(["--seeds", value])
+        *_, error = capsys.readouterr().err.splitlines()
+        assert "--seeds" in error and f"'{value}' is no whole number of at least 1" in error
 
 
 def test_runs_side_by_side_tell_which_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,22 +9,36 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from replicate import paper, stats
+from replicate import bars, curves, paper, stats
 from replicate.arms import BASELINES, GROUNDS, REFERENCE, absorbed_by, label_of, place_of, runs_of
 from replicate.brief import brief_tables
 from replicate.claims import CLAIMS, Finding, judge
+from replicate.drawing import Drawing
 from replicate.guidance import compositions
-from replicate.records import Run
+from replicate.made_by import installed, of_other_code
+from replicate.palette import colours_of
+from replicate.records import COMPUTE, Run
 from replicate.stats import Estimate, Outcomes, difference, kept_share, mean_and_sd, outcomes, score
-from replicate.tables import Table, gaps_table, suite_table, suite_tables
-from replicate.verdicts import ABOVE, CLOSE, NO_TRADE_OFF, NOT_BELOW, Check, Rule, Verdict, decide
+from replicate.tables import READING, Table, gaps_table, suite_table, suite_tables
+from replicate.verdicts import (
+    ABOVE,
+    CLOSE,
+    FEWEST_SEEDS,
+    NO_TRADE_OFF,
+    NOT_BELOW,
+    Check,
+    Rule,
+    Verdict,
+    decide,
+)
 from replicate.write import RESULTS, write_report
 
 from tests.page.html import Page
-from tests.replication_runs import MAIN, make_run
+from tests.replication_runs import CATEGORIES, MAIN, make_run
 
 SOURCES = [name for name in MAIN if name.startswith("source")]
 LEARNING = ("joint training", "offpolicy", "diffusionopd")
@@ -363,6 +377,90 @@ def test_high_noise_is_told_from_low_in_whatever_order_states_come() -> None:
     assert brief.columns == ("arm", "t2i") and brief.cells == (("joint training", "3.0 / 50.0"),)
 
 
+RATES = ("danceopd, 0.0005", "danceopd, 0.004", "flowopd, 1e-06", "flowopd, 1e-05", "flowopd, 0.0001")
+
+
+def test_learning_rates_are_numbers_and_their_methods_have_names_and_colours() -> None:
+    assert sorted(reversed(RATES), key=place_of) == list(RATES)
+    assert label_of("diffusionopd, 0.004", "tune") == "DiffusionOPD, 0.004"
+    assert label_of("joint training, 0.004", "tune") == "joint training, 0.004"
+    assert label_of("low, shift 3", "query") == "low, shift 3"
+    colours = colours_of([*RATES, "high to low"], "tune")
+    assert {colours[name] for name in RATES} == {colours["danceopd"], colours["flowopd"]}
+    assert colours["high to low"] not in {colours[name] for name in RATES}
+
+
+def test_scores_on_validation_tasks_stand_beside_none_on_test_tasks() -> None:
+    runs = main_runs((0,)) + [make_run(name, 1000, suite="tune", count=24) for name in RATES]
+    table = suite_table(runs, "tune", "t2i-edit")
+    (brief,) = [each for each in brief_tables(runs) if each.name == "brief-tune-t2i-edit"]
+    for each in (table, brief):
+        assert not [name for name in each.columns if "mean - " in name or "kept" in name]
+        assert {len(cells) for cells in each.cells} == {len(each.columns)}
+        assert "of validation tasks" in each.note and "test tasks" not in each.note
+    assert row_of(table, "flowopd, 1e-06", "updates")["compute"] == "57.6"
+    assert {row["t2i_kept"] for row in table.rows} == {""}
+    usual = suite_table(runs, "main", "t2i-edit")
+    assert {"mean - DanceOPD", "t2i kept %"} <= set(usual.columns) and "test tasks" in usual.note
+
+
+def test_compute_has_one_name() -> None:
+    assert COMPUTE in READING
+    assert all(COMPUTE in table.note for table in brief_tables(main_runs((0,))) if "gaps" not in table.name)
+
+
+# -- figures -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Figures by name, as they are saved."""
+    pytest.importorskip("matplotlib")
+    found: dict[str, Any] = {}
+
+    def keep(figure: Any, folder: Path, name: str, title: str, note: str) -> Drawing:
+        found[name] = figure
+        return Drawing(folder / name, title, note)
+
+    for module in (bars, curves):
+        monkeypatch.setattr(module, "save", keep)
+    return found
+
+
+def dashed(panel: Any) -> list[Any]:
+    return [line for line in panel.get_lines() if line.get_linestyle() == "--"]
+
+
+def test_bars_on_validation_tasks_have_no_line_of_an_expert(drawn: dict[str, Any]) -> None:
+    runs = [run for run in main_runs((0,), count=8) if run.setting == "t2i-edit"]
+    runs += [make_run(name, 1000, suite="tune", count=8) for name in RATES]
+    notes = {drawing.path.name: drawing.note for drawing in bars.draw_suites(runs, Path())}
+    main, tune = drawn["main-t2i-edit"].axes, drawn["tune-t2i-edit"].axes
+    assert [len(dashed(panel)) for panel in main] == [1, 1, 0] and not any(map(dashed, tune))
+    assert "Dashed" in notes["main-t2i-edit"] and "Dashed" not in notes["tune-t2i-edit"]
+    assert {panel.get_xlabel() for panel in tune} == {"% of validation tasks"}
+    assert [label.get_text() for label in tune[0].get_yticklabels()] == [label_of(name) for name in RATES]
+
+
+def test_a_curve_stands_beside_its_expert_on_the_same_tasks_and_ends_once(drawn: dict[str, Any]) -> None:
+    student = make_run(REFERENCE, 0, curve=True)
+    near = {**student.curve[-1], "updates": 390}
+    early = {**student.curve[0], "updates": 104}
+    runs = [
+        replace(student, curve=[*student.curve[:2], near, student.curve[2]]),
+        replace(student, seed=1, curve=[early, *student.curve[1:]]),
+        replace(student, seed=2, curve=student.curve[:2]),  # broke off
+    ]
+    done = {category: "1" * 12 + "0" * 52 for category in CATEGORIES["t2i"]}
+    expert = make_run("source: base", budget="none")
+    runs.append(replace(expert, tasks={**expert.tasks, "t2i": done}))
+    (drawing,) = curves.draw_over_updates(runs, Path())
+    list(curves.draw_gap_over_updates(runs, Path()))
+    panel = drawn["over-updates-t2i-edit"].axes[0]
+    assert list(panel.get_lines()[0].get_xdata()) == [102, 200, 400]
+    assert [line.get_ydata()[0] for line in dashed(panel)] == [100.0]
+    assert "first 12" in panel.get_ylabel() and "the first 12 of each category" in drawing.note
+    assert list(drawn["gap-over-updates-t2i-edit"].axes[0].get_lines()[0].get_xdata()) == [102, 200, 400]
+
+
 # -- files ---------------------------------------------------------------------------------------------------
 def test_a_report_is_a_function_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
@@ -415,3 +513,20 @@ def test_without_matplotlib_and_without_runs_nothing_is_begun(
     with pytest.raises(ValueError, match="no runs to report"):
         write_report([], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_says_which_runs_are_of_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicate.write.check_matplotlib", lambda: None)
+    monkeypatch.setattr("replicate.write.draw_all", lambda runs, folder: [])
+    own = [replace(run, made_by=installed()) for run in main_runs((0,), count=4)]
+    assert of_other_code(own) == ""
+    other = replace(own[0], made_by={"danceopd": "0.0.1", "digest": "0"})
+    unknown = [replace(own[1], made_by={}, suite=suite) for suite in ("routing", "query")]  # one run
+    told = of_other_code([other, *unknown, *own[2:]])
+    assert told.startswith(f"Of {len(own)} runs, 1 are of other code")
+    assert "and 1 of unknown code" in told and installed()["digest"] in told
+    for runs, is_told in ((own, False), ([other, *own[1:]], True)):
+        write_report(runs, tmp_path)
+        page = Page(tmp_path / "report.html")
+        assert ("of other code" in page.text) is is_told
+        assert f"or fewer than {FEWEST_SEEDS} seeds" in page.text

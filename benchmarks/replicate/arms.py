@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from replicate.records import Run
+from .records import Run
 
 MAIN: Final = "main"
 REFERENCE: Final = "danceopd"
@@ -24,6 +24,8 @@ REFERENCES: Final = {
     "longer": REFERENCE,
 }
 """What the other arms of a suite are compared with: the same runs in all but the last two."""
+VALIDATED: Final = ("tune",)
+"""Suites judged on validation tasks, whose scores stand beside none on test tasks."""
 BASELINES: Final = ("joint training", "weight merge", "offpolicy", "diffusionopd", "flowopd")
 GROUNDS: Final = {"t2i-edit": ("t2i", "edit"), "local-global": ("local", "global")}
 """What the settings of the paper distil."""
@@ -41,20 +43,24 @@ _LABELS: Final = {
     "flowopd": "Flow-OPD",
     "offpolicy": "off-policy",
 }
+_NUMBER: Final = re.compile(r"(\d+(?:\.\d+)?(?:e-?\d+)?)")
 _ABSORBED: Final = re.compile(r"alpha = ([\d.]+)")
 
 
 def label_of(arm: str, suite: str = MAIN) -> str:
     """An arm as tables of a suite call it."""
     is_usual = arm == REFERENCES.get(suite) and suite not in (MAIN, "longer", "cfg")
-    return f"{arm} (DanceOPD)" if is_usual else _LABELS.get(arm, arm)
+    if is_usual:
+        return f"{arm} (DanceOPD)"
+    method, comma, rest = arm.partition(", ")  # such as a learning rate
+    return f"{_LABELS.get(method, method)}{comma}{rest}"
 
 
 def place_of(arm: str) -> tuple[int, tuple[tuple[int, float, str], ...]]:
     """The order of rows: sources, baselines, references, then others by name and number."""
     parts = tuple(
-        (0, float(part), "") if part.replace(".", "", 1).isdigit() else (1, 0.0, part)
-        for part in re.split(r"(\d+(?:\.\d+)?)", arm)
+        (0, float(part), "") if _NUMBER.fullmatch(part) else (1, 0.0, part)
+        for part in _NUMBER.split(arm)
         if part
     )
     return (_ORDER.index(arm) if arm in _ORDER else len(_ORDER)), parts

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replicate.arms import REFERENCES, arms_of, label_of, settings_of
-from replicate.drawing import (
+from .arms import REFERENCES, VALIDATED, arms_of, label_of, settings_of
+from .drawing import (
     Drawing,
     grounds_of,
     mark_expert,
@@ -15,11 +15,11 @@ from replicate.drawing import (
     save,
     tidy,
 )
-from replicate.palette import colours_of, pale
-from replicate.paper import published_of, ranks
-from replicate.records import Run
-from replicate.stats import Estimate, outcomes, score
-from replicate.tables import suites_of
+from .palette import colours_of, pale
+from .paper import published_of, ranks
+from .records import Run
+from .stats import Estimate, outcomes, score
+from .tables import suites_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +43,7 @@ def _bars(runs: Sequence[Run], suite: str, setting: str, arms: Sequence[str], fo
     panels: Any = figure.subplots(1, len(grounds) + 1, sharey=True, squeeze=False)[0]
     places = {arm: len(arms) - 1 - place for place, arm in enumerate(arms)}
     both = any(run.budget == "compute" for run in own)
+    validated = suite in VALIDATED
     published = {table.ground: table for table in published_of(suite, setting)}
     for panel, ground in zip(panels, [*grounds, None], strict=True):
         tidy(panel)
@@ -54,9 +55,10 @@ def _bars(runs: Sequence[Run], suite: str, setting: str, arms: Sequence[str], fo
                 shift = 0.0 if len(told) == 1 else (0.2 if budget == "updates" else -0.2)
                 colour = pale(colours[arm]) if budget == "compute" else colours[arm]
                 _bar(panel, places[arm] + shift, estimate, colour, wide)
-        mark_expert(panel, runs, setting, ground, across=False)
+        if not validated:
+            mark_expert(panel, runs, setting, ground, across=False)
         panel.set_title(ground or "mean of the grounds", fontsize=10)
-        panel.set_xlabel("% of test tasks", fontsize=9)
+        panel.set_xlabel(f"% of {'validation' if validated else 'test'} tasks", fontsize=9)
         panel.set_xlim(0, 100)
         if ground in published:
             _write_ranks(panel, published[ground].values, places, published[ground].metric)
@@ -64,7 +66,8 @@ def _bars(runs: Sequence[Run], suite: str, setting: str, arms: Sequence[str], fo
     for label, arm in zip(panels[0].get_yticklabels(), places, strict=True):
         label.set_fontweight("bold" if arm == REFERENCES.get(suite) else "normal")
     panels[0].set_ylim(-0.6, len(arms) - 0.4)
-    note = "Whiskers: 95 % over seeds and prompts. Dashed: the expert of the ground."
+    note = "Whiskers: 95 % over seeds and prompts."
+    note += "" if validated else " Dashed: the expert of the ground."
     note += " Dark: equal updates; pale: equal compute." if both else ""
     note += " Right: rank in the paper." if published else ""
     return save(figure, folder, f"{suite}-{setting}", f"{suite}, {setting}", note)

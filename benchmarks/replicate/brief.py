@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Final
 
-from replicate.arms import GROUNDS, REFERENCES, label_of, place_of
-from replicate.records import Run
-from replicate.tables import HALF_WAY, Table, gaps_table, suite_tables
+from .arms import GROUNDS, REFERENCES, VALIDATED, label_of, place_of
+from .records import COMPUTE, Run
+from .tables import HALF_WAY, Table, gaps_table, of_validation, suite_tables
 
 _KEPT: Final = ("arm", "budget", "seeds", "mean")
 _NOTE: Final = (
     "Scores: percent of test tasks fulfilled, mean ± standard deviation over seeds; difference of means with "
-    "a 95 % bootstrap interval over seeds and tasks, paired; compute: thousands of student forwards of one "
-    "sample."
+    f"a 95 % bootstrap interval over seeds and tasks, paired; compute: {COMPUTE}."
 )
 
 
@@ -63,7 +62,7 @@ def _brief(table: Table) -> Table:
     return Table(
         f"brief-{table.name}",
         table.title,
-        _NOTE,
+        of_validation(_NOTE) if table.suite in VALIDATED else _NOTE,
         tuple(table.columns[place] for place in places),
         tuple(tuple(cells[place] for place in places) for cells in table.cells),
         table.marked,

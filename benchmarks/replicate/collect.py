@@ -42,4 +42,5 @@ def _run(entry: Entry, result: Mapping[str, Any]) -> Run:
         gap=result["gap"],
         scales=result["scales"],
         curve=result["curve"],
+        made_by=result.get("made_by", {}),
     )

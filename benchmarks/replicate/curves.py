@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replicate.arms import MAIN, label_of, place_of, settings_of
-from replicate.drawing import (
+from .arms import MAIN, label_of, place_of, settings_of
+from .drawing import (
     Drawing,
     add_legend,
     draw_curve,
@@ -21,12 +21,15 @@ from replicate.drawing import (
     share_of,
     tidy,
 )
-from replicate.palette import colours_of, markers_of
-from replicate.records import Run
-from replicate.stats import outcomes, score
+from .palette import colours_of, markers_of
+from .records import COMPUTE, Run
+from .stats import outcomes, score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+NEAR = 0.05
+"""Share of a training within which two of its moments are one."""
 
 
 def _watched(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
@@ -42,33 +45,58 @@ def _watched(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
     return found
 
 
+def moments_of(run: Run) -> list[Mapping[str, Any]]:
+    """The moments of a run's curve, without those that all but meet the last one."""
+    last = run.curve[-1]["updates"]
+    return [m for m in run.curve if m["updates"] == last or m["updates"] < (1.0 - NEAR) * last]
+
+
+def _side_by_side(runs: Sequence[Run]) -> tuple[list[float], list[list[Mapping[str, Any]]]]:
+    """The moments of runs that were watched equally often, and their updates; what broke off is left out."""
+    told = [moments_of(run) for run in runs]
+    updates = [[moment["updates"] for moment in moments] for moments in told]
+    most = max(updates, key=len)
+    kept = [
+        place
+        for place, each in enumerate(updates)
+        if len(each) == len(most) and np.allclose(each, most, rtol=0.0, atol=NEAR * most[-1])
+    ]
+    return np.mean([updates[place] for place in kept], axis=0).tolist(), [told[place] for place in kept]
+
+
+def _prompts_of(run: Run) -> int:
+    """Tasks per category on the way."""
+    return max(len(done) for of in run.curve[0]["tasks"].values() for done in of.values())
+
+
 def draw_over_updates(runs: Sequence[Run], folder: Path) -> Iterator[Drawing]:
     """Score above, diversity below, a panel per ground, of runs that were watched."""
     for setting, arms in _watched(runs).items():
-        grounds = grounds_of([run for own in arms.values() for run in own])
+        watched = [run for own in arms.values() for run in own]
+        grounds, prompts = grounds_of(watched), max(map(_prompts_of, watched))
         figure = new_figure(len(grounds) + 1, 2)
         panels: Any = figure.subplots(2, len(grounds) + 1, sharex=True, sharey="row", squeeze=False)
         colours, markers = colours_of(arms), markers_of(arms)
         for arm, own in arms.items():
-            steps = [moment["updates"] for moment in own[0].curve]
-            own = [run for run in own if [moment["updates"] for moment in run.curve] == steps]
+            steps, told = _side_by_side(own)
             kinds = (
-                [[[share_of(m["tasks"], g) for m in run.curve] for run in own] for g in grounds],
-                [[[least_ratio(m["diversity"], g) for m in run.curve] for run in own] for g in grounds],
+                [[[share_of(m["tasks"], g) for m in moments] for moments in told] for g in grounds],
+                [[[least_ratio(m["diversity"], g) for m in moments] for moments in told] for g in grounds],
             )
             for row, of_grounds in zip(panels, kinds, strict=True):
                 for panel, values in zip(row, [*of_grounds, np.mean(of_grounds, axis=0)], strict=True):
                     draw_curve(panel, steps, np.asarray(values), colours[arm], markers[arm], label_of(arm))
         for place, ground in enumerate([*grounds, None]):
             panels[0][place].set_title(ground or "mean of the grounds", fontsize=10)
-            mark_expert(panels[0][place], runs, setting, ground, across=True)
+            mark_expert(panels[0][place], runs, setting, ground, across=True, first=prompts)
             panels[1][place].set_xlabel("updates", fontsize=9)
         for panel in panels.flatten():
             tidy(panel)
-        panels[0][0].set_ylabel("% of test tasks", fontsize=9)
+        panels[0][0].set_ylabel(f"% of the first {prompts} test tasks\nof each category", fontsize=9)
         panels[1][0].set_ylabel("least diversity ratio", fontsize=9)
         add_legend(figure, panels[0][0])
-        note = "Mean over seeds, band from the lowest to the highest seed. Dashed: the expert on all tasks."
+        note = "Mean over seeds, band from the lowest to the highest seed. "
+        note += f"Dashed: the expert on the same tasks, the first {prompts} of each category."
         title = f"score and diversity over training, {setting}"
         yield save(figure, folder, f"over-updates-{setting}", title, note)
 
@@ -84,11 +112,10 @@ def draw_gap_over_updates(runs: Sequence[Run], folder: Path) -> Iterator[Drawing
         panels: Any = figure.subplots(len(BANDS), len(grounds), sharex=True, sharey=True, squeeze=False)
         colours, markers = colours_of(arms), markers_of(arms)
         for arm, own in arms.items():
-            steps = [moment["updates"] for moment in own[0].curve]
-            own = [run for run in own if [moment["updates"] for moment in run.curve] == steps]
+            steps, told = _side_by_side(own)
             for row, (_, low, high) in zip(panels, BANDS, strict=True):
                 for panel, ground in zip(row, grounds, strict=True):
-                    errors = [[_gap_between(m["gap"][ground], low, high) for m in run.curve] for run in own]
+                    errors = [[_gap_between(m["gap"][ground], low, high) for m in of] for of in told]
                     draw_curve(panel, steps, np.asarray(errors), colours[arm], markers[arm], label_of(arm))
         for panel in panels.flatten():
             panel.set_yscale("log")
@@ -152,7 +179,7 @@ def draw_over_compute(runs: Sequence[Run], folder: Path) -> Iterator[Drawing]:
         panel.set_xscale("log")
         _plain_log(panel)
         panel.set_title(setting, fontsize=10)
-        panel.set_xlabel("training, thousands of student forwards", fontsize=9)
+        panel.set_xlabel(COMPUTE.replace("; ", ";\n"), fontsize=9)
     panels[0].set_ylabel("% of test tasks, mean of grounds", fontsize=9)
     add_legend(figure, panels[0])
     note = "A line joins equal updates and equal compute of a method. Whiskers: 95 % over seeds and prompts."

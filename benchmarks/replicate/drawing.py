@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from replicate.arms import MAIN, expert_of, runs_of
-from replicate.records import Run
-from replicate.stats import digits, outcomes
-from replicate.tables import ratio_of
+from .arms import MAIN, expert_of, runs_of
+from .records import Outcomes, Run
+from .stats import digits
+from .tables import ratio_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,6 +76,14 @@ def share_of(tasks: Mapping[str, Mapping[str, str]], ground: str) -> float:
     return 100 * float(np.mean([digits(given).mean() for given in tasks[ground].values()]))
 
 
+def first_of(tasks: Outcomes, count: int | None) -> Outcomes:
+    """The outcomes on the first tasks of each category; of None, on all."""
+    return {
+        ground: {category: done[:count] for category, done in categories.items()}
+        for ground, categories in tasks.items()
+    }
+
+
 def least_ratio(diversity: Mapping[str, Any], ground: str) -> float:
     """The smallest of a ground's diversity ratios; NaN where none was measured."""
     names = [name for name in diversity.get(ground, {}) if name != "readable"]
@@ -105,10 +113,27 @@ def add_legend(figure: Figure, panel: Axes) -> None:
     )
 
 
-def mark_expert(panel: Axes, runs: Sequence[Run], setting: str, ground: str | None, *, across: bool) -> None:
-    """A dashed line at the score of the ground's expert, across the panel or upright."""
+def mark_expert(
+    panel: Axes,
+    runs: Sequence[Run],
+    setting: str,
+    ground: str | None,
+    *,
+    across: bool,
+    first: int | None = None,
+) -> None:
+    """A dashed line at the score of the ground's expert, across the panel or upright.
+
+    Args:
+        panel: to draw it in.
+        runs: with the expert's.
+        setting: of the panel.
+        ground: of the panel; None has no expert, and no line.
+        across: or upright.
+        first: count only as many tasks of each category, where the panel's other scores are of those.
+    """
     expert = runs_of(runs, MAIN, setting, expert_of(ground), "none") if ground else []
-    if expert:
-        level = 100 * float(outcomes(expert).scores(ground).mean())
+    if ground and expert:
+        level = float(np.mean([share_of(first_of(run.tasks, first), ground) for run in expert]))
         draw = panel.axhline if across else panel.axvline
         draw(level, color="#444", linestyle="--", linewidth=1)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replicate.arms import label_of, place_of, settings_of
-from replicate.drawing import (
+from .arms import label_of, place_of, settings_of
+from .drawing import (
     Drawing,
     add_legend,
     draw_curve,
@@ -20,9 +20,9 @@ from replicate.drawing import (
     share_of,
     tidy,
 )
-from replicate.guidance import compositions
-from replicate.palette import colours_of, markers_of
-from replicate.records import Run
+from .guidance import compositions
+from .palette import colours_of, markers_of
+from .records import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from replicate.bars import draw_suites
-from replicate.curves import draw_diversity, draw_gap_over_updates, draw_over_compute, draw_over_updates
-from replicate.drawing import Drawing, check_matplotlib
-from replicate.fields import draw_gaps, draw_guidance
-from replicate.records import Run
+from .bars import draw_suites
+from .curves import draw_diversity, draw_gap_over_updates, draw_over_compute, draw_over_updates
+from .drawing import Drawing, check_matplotlib
+from .fields import draw_gaps, draw_guidance
+from .records import Run
 
 
 def draw_all(runs: Sequence[Run], folder: Path) -> list[Drawing]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from replicate.arms import absorbed_by
-from replicate.records import Run
+from .arms import absorbed_by
+from .records import Run
 
 SUITE: Final = "cfg"
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,14 @@ from danceopd.training import (
     Teacher,
     TrainConfig,
 )
+from danceopd.training.config import as_mapping
 
-VERSION = 1
-"""Of what a run does; runs of another version are not taken over."""
+from . import judge
+
+VERSION = 2
+"""Of what a run does beyond what its key is made of; runs of another version are not taken over."""
+WITHOUT_EFFECT = {"output_dir", "progress", "keep_checkpoints", "cache_dir", "report_to", "validation"}
+"""Keys of `TrainConfig` that change nothing in a result."""
 BATCH = 16
 TRAINED = 3
 """A pass with gradient costs as much as this many without: one forward, and a backward of two."""
@@ -104,14 +110,26 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     anneal: str | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Names the run; changes with anything that changes what it does."""
-        fields = dataclasses.asdict(self)
-        if self.anneal is None:
-            del fields["anneal"]  # it came later than the first runs
-        about = json.dumps([VERSION, fields], sort_keys=True)
-        return sha256(about.encode()).hexdigest()[:16]
+        """Names the run; changes with anything here that changes what it does.
+
+        The code of the package is not in it: a result says by which it was made.
+        """
+        setting = SETTINGS[self.setting]
+        config = {} if self.weights is not None else as_mapping(self.config(Path("unused")))
+        about = {
+            "version": VERSION,
+            "job": dataclasses.asdict(self),
+            "config": {name: value for name, value in config.items() if name not in WITHOUT_EFFECT},
+            # In their order, in which routes are drawn and weights are summed.
+            "experts": list(setting.experts.items()),
+            "start": list((self.start or setting.start).items()),
+            "weights": list((self.weights or {}).items()),
+            "trained": TRAINED,
+            "judge": judge.fixed(),
+        }
+        return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def grounds(self) -> tuple[str, ...]:
@@ -145,7 +163,7 @@ class Job:
             output_dir=folder,
             student=starting_at(self.start or SETTINGS[self.setting].start),
             max_steps=self.updates,
-            save_every=max(1, self.updates // self.judging.curve),
+            save_every=max(1, math.ceil(self.updates / self.judging.curve)),
             keep_checkpoints=self.judging.curve + 1,
             seed=self.seed,
             progress=False,

@@ -11,6 +11,16 @@ from danceopd.flow import VelocityField, draw_noise, rollout
 from danceopd.shapesworld import ShapesWorldFamily, TaskSet, as_example, evaluate
 
 GAP_ROWS = 48
+"""Held-out rows that the field gap is measured on."""
+STEPS = 8
+"""Of every rollout that is judged."""
+NOISE_SEED = 0
+"""Of the noise that tasks are sampled from."""
+
+
+def fixed() -> dict[str, int]:
+    """What scores hang on besides the job that they are of."""
+    return {"gap_rows": GAP_ROWS, "steps": STEPS, "noise_seed": NOISE_SEED}
 
 
 def judge(
@@ -37,7 +47,14 @@ def judge(
         numbers; ``gap``: ground -> the states' noise levels and mean squared velocity errors.
     """
     scores = evaluate(
-        family, field, list(teachers), prompts=prompts, split=split, guidance_scale=guidance_scale
+        family,
+        field,
+        list(teachers),
+        prompts=prompts,
+        num_steps=STEPS,
+        guidance_scale=guidance_scale,
+        seed=NOISE_SEED,
+        split=split,
     )
     told: dict[str, Any] = scores.to_dict()
     return {
@@ -52,17 +69,17 @@ def judge(
 
 @torch.no_grad()
 def field_gap(
-    family: ShapesWorldFamily, field: VelocityField, teacher: VelocityField, ground: str, num_steps: int = 8
+    family: ShapesWorldFamily, field: VelocityField, teacher: VelocityField, ground: str
 ) -> dict[str, list[float]]:
     """Mean squared difference from the teacher at each state of the field's own rollouts on held-out rows."""
     tasks = TaskSet(ground, "validation")
     condition = family.encode([as_example(tasks[row]) for row in range(GAP_ROWS)])
-    grid = family.grid(num_steps)
+    grid = family.grid(STEPS)
     noise = draw_noise(list(range(GAP_ROWS)), family.shape())
-    states = torch.arange(num_steps).expand(GAP_ROWS, num_steps)
+    states = torch.arange(STEPS).expand(GAP_ROWS, STEPS)
     path = rollout(field, noise, grid, condition, stop=states)
     errors = []
-    for state in range(num_steps):
+    for state in range(STEPS):
         sample, sigma = path.sample[:, state], path.sigma[:, state]
         gap = field(sample, sigma, condition) - teacher(sample, sigma, condition)
         errors.append(float(gap.square().mean()))

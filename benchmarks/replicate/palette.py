@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from replicate.arms import MAIN, REFERENCE, REFERENCES, place_of
+from .arms import MAIN, REFERENCE, REFERENCES, place_of
 
 _USUAL: Final = "#c0392b"
 _FIXED: Final = {
@@ -28,9 +28,13 @@ _MARKERS: Final = "sD^vP*Xph<>"
 def colours_of(arms: Iterable[str], suite: str = MAIN) -> Mapping[str, str]:
     """The colour of each arm of a figure; the reference of every suite has that of the method."""
     usual = REFERENCES.get(suite, REFERENCE)
-    others = sorted({arm for arm in arms if arm not in (usual, *_FIXED)}, key=place_of)
+    arms = set(arms)
+    # A method at one of several learning rates looks like the method.
+    methods = {arm: _FIXED[name] for arm in arms if (name := arm.partition(", ")[0]) in _FIXED}
+    others = sorted(arms - {usual, *_FIXED, *methods}, key=place_of)
     return {
         **_FIXED,
+        **methods,
         usual: _USUAL,
         **{arm: _OTHERS[place % len(_OTHERS)] for place, arm in enumerate(others)},
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
-from replicate.arms import REFERENCE
+from .arms import REFERENCE
 
 Metric = Literal["GEdit", "GenEval"]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from danceopd.files import write_whole
 
+COMPUTE: Final = "forwards of one sample, in thousands; a pass with gradient counts as three"
+"""How compute is told."""
 Outcomes = Mapping[str, Mapping[str, str]]
 """Ground -> category -> "0110...", one digit per task: whether it was fulfilled."""
 
@@ -38,6 +40,7 @@ class Run:
             teacher there.
         scales: guidance scale of sampling -> tasks, diversity and gap, where others than 1 were asked for.
         curve: updates, compute, tasks, diversity and gap on the way, on fewer tasks.
+        made_by: version and digest of the code, see `made_by`; empty where nobody wrote it down.
     """
 
     suite: str
@@ -57,6 +60,7 @@ class Run:
     gap: Mapping[str, Any]
     scales: Mapping[str, Mapping[str, Any]]
     curve: Sequence[Mapping[str, Any]]
+    made_by: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_runs(runs: Sequence[Run], path: Path) -> None:
@@ -68,6 +72,6 @@ def write_runs(runs: Sequence[Run], path: Path) -> None:
 
 def read_runs(path: Path) -> list[Run]:
     """What `write_runs` has written."""
-    names = {field.name for field in fields(Run)}
+    names = {each.name for each in fields(Run)}
     lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     return [Run(**{k: v for k, v in json.loads(line).items() if k in names}) for line in lines]

@@ -28,8 +28,13 @@ from danceopd.training.config import as_mapping
 
 from .jobs import SETTINGS, Job, starting_at
 from .judge import judge
+from .made_by import installed
 
 RESULT = "result.json"
+
+
+class BrokenResultError(ValueError):
+    """A result that cannot be read."""
 
 
 def result_path(job: Job, out: Path) -> Path:
@@ -38,9 +43,21 @@ def result_path(job: Job, out: Path) -> Path:
 
 
 def read_result(job: Job, out: Path) -> dict[str, Any] | None:
-    """The result of a job, None while there is none."""
+    """The result of a job, None while there is none.
+
+    Raises:
+        BrokenResultError: what is there is no whole result.
+    """
     path = result_path(job, out)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        result = None
+    if not isinstance(result, dict):
+        raise BrokenResultError(f"'{path}' is no whole result: remove it, and the run is done again.")
+    return result
 
 
 def run_job(job: Job, out: Path) -> Path:
@@ -53,9 +70,10 @@ def run_job(job: Job, out: Path) -> Path:
     path = result_path(job, out)
     if path.exists():
         return path
+    made_by = installed()  # before hours in which somebody may edit the code
     folder = path.parent / "training"
     done = _train(job, folder) if job.weights is None else _given(job)
-    result = {"job": dataclasses.asdict(job), **done}
+    result = {"job": dataclasses.asdict(job), "made_by": made_by, **done}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(result) + "\n", encoding="utf-8")
@@ -68,7 +86,14 @@ def run_job(job: Job, out: Path) -> Path:
 def _given(job: Job) -> dict[str, Any]:
     family = job.family()
     student = _frozen_student(job, family, job.weights or {})
-    told = {"compute": 0.0, "seconds": 0.0, "diverged": None, "config": {}, "loss": [], "curve": []}
+    told: dict[str, Any] = {
+        "compute": 0.0,
+        "seconds": 0.0,
+        "diverged": None,
+        "config": {},
+        "loss": [],
+        "curve": [],
+    }
     return told | _judge_end(job, family, student)
 
 

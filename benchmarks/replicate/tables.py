@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from replicate.arms import MAIN, REFERENCES, arms_of, expert_of, label_of, runs_of, settings_of
-from replicate.claims import Finding
-from replicate.guidance import with_compositions
-from replicate.paper import published_of, ranks
-from replicate.records import Run
-from replicate.stats import Estimate, difference, digits, kept_share, mean_and_sd, outcomes, score
+from .arms import MAIN, REFERENCES, VALIDATED, arms_of, expert_of, label_of, runs_of, settings_of
+from .claims import Finding
+from .guidance import with_compositions
+from .paper import published_of, ranks
+from .records import COMPUTE, Run
+from .stats import Estimate, difference, digits, kept_share, mean_and_sd, outcomes, score
 
 PROPERTIES: Final = ("background", "position", "size", "layout")
 """Of diversity, in the order in which a cell of Markdown names them."""
@@ -22,8 +22,8 @@ PROPERTIES: Final = ("background", "position", "size", "layout")
 READING: Final = (
     "Scores: percent of test tasks fulfilled, mean ± standard deviation over seeds. Difference of means and "
     "share of the expert's score kept: with 95 % bootstrap intervals over seeds and prompts, paired. "
-    f"Diversity: entropy over that of the truth, {' / '.join(PROPERTIES)}. Compute: thousands of student "
-    "forwards of one sample in training. Ranks: here / in the paper, among arms that both have numbers of."
+    f"Diversity: entropy over that of the truth, {' / '.join(PROPERTIES)}. Compute of "
+    f"training: {COMPUTE}. Ranks: here / in the paper, among arms that both have numbers of."
 )
 """How the table of a suite is read."""
 
@@ -115,8 +115,8 @@ def suite_table(runs: Sequence[Run], suite: str, setting: str) -> Table:
         "seeds",
         *grounds,
         "mean",
-        f"mean - {label_of(REFERENCES[suite]) if suite in REFERENCES else ''}",
-        *(f"{ground} kept %" for ground in grounds),
+        *([f"mean - {label_of(REFERENCES[suite])}"] if suite in REFERENCES else []),
+        *(f"{ground} kept %" for ground in grounds if suite not in VALIDATED),
         *(f"{ground} diversity" for ground in grounds),
         "updates",
         "lr",
@@ -129,13 +129,18 @@ def suite_table(runs: Sequence[Run], suite: str, setting: str) -> Table:
     return Table(
         f"{suite}-{setting}",
         f"{suite}, {setting}",
-        READING,
+        of_validation(READING) if suite in VALIDATED else READING,
         tuple(columns),
         cells,
         marked,
         tuple(rows),
         suite,
     )
+
+
+def of_validation(reading: str) -> str:
+    """How a table of scores on validation tasks is read."""
+    return reading.replace("test tasks", "validation tasks")
 
 
 def _row(runs: Sequence[Run], found: Sequence[Run]) -> dict[str, Any]:
@@ -162,7 +167,7 @@ def _row(runs: Sequence[Run], found: Sequence[Run]) -> dict[str, Any]:
     apart = difference(own, outcomes(reference)) if reference and arm != usual else None
     row |= _interval("difference", apart)
     for ground in own.tasks:
-        expert = runs_of(runs, MAIN, setting, expert_of(ground), "none")
+        expert = runs_of(runs, MAIN, setting, expert_of(ground), "none") if suite not in VALIDATED else []
         share = kept_share(own, outcomes(expert), ground) if expert and arm != expert_of(ground) else None
         row |= _interval(f"{ground}_kept", share)
         for name in PROPERTIES:
@@ -205,8 +210,9 @@ def _cells(
     yield str(row["seeds"] or "-")
     for name in (*grounds, "mean"):
         yield _score(row, name)
-    yield _told(row, "difference", "{:+.1f} [{:+.1f}, {:+.1f}]")
-    for ground in grounds:
+    if suite in REFERENCES:
+        yield _told(row, "difference", "{:+.1f} [{:+.1f}, {:+.1f}]")
+    for ground in grounds if suite not in VALIDATED else ():
         yield _told(row, f"{ground}_kept", "{:.0f} [{:.0f}, {:.0f}]")
     for ground in grounds:
         yield " / ".join(_number(row.get(f"{ground}_{name}", ""), "{:.2f}") for name in PROPERTIES)

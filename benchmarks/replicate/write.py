@@ -10,14 +10,16 @@ from typing import Any, Final
 
 from danceopd.files import write_whole
 from danceopd.page import data_uri, write_page
-from replicate.arms import place_of, settings_of
-from replicate.brief import brief_tables
-from replicate.claims import CLAIMS, Finding, judge
-from replicate.drawing import Drawing, check_matplotlib
-from replicate.figures import draw_all
-from replicate.records import Run
-from replicate.stats import outcomes
-from replicate.tables import (
+
+from .arms import place_of, settings_of
+from .brief import brief_tables
+from .claims import CLAIMS, Finding, judge
+from .drawing import Drawing, check_matplotlib
+from .figures import draw_all
+from .made_by import different, of_other_code
+from .records import Run
+from .stats import outcomes
+from .tables import (
     READING,
     Table,
     checks_table,
@@ -27,6 +29,7 @@ from replicate.tables import (
     suite_tables,
     suites_of,
 )
+from .verdicts import FEWEST_SEEDS
 
 TABLES: Final = "tables"
 FIGURES: Final = "figures"
@@ -151,12 +154,14 @@ def _write_page(
         reading=READING,
         chapters=chapters,
         figures=list(by_name.values()),
+        fewest_seeds=FEWEST_SEEDS,
+        code=of_other_code(runs),
     )
 
 
 def _tiles(runs: Sequence[Run], findings: Sequence[Finding]) -> dict[str, str]:
     # A student that stands in several tables was trained once.
-    trained = {json.dumps(run.config, sort_keys=True): run for run in runs if run.budget != "none"}.values()
+    trained = different([run for run in runs if run.budget != "none"])
     verdicts = Counter(finding.verdict for finding in findings if finding.budget == "updates")
     hours = sum(run.seconds for run in trained) / 3600
     return {

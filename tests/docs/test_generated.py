@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,15 @@ def test_the_generated_pages_are_up_to_date(pages: dict[Path, str]) -> None:
     assert committed == pages.keys(), "run `make docs`"
     for path, text in pages.items():
         assert (DOCS / path).read_text(encoding="utf-8") == text, f"{path} is out of date: run `make docs`"
+
+
+def test_what_follows_a_table_is_no_row_of_it(pages: dict[Path, str]) -> None:
+    for path in {*pages, *(path.relative_to(DOCS) for path in DOCS.rglob("*.md"))}:
+        text = pages[path] if path in pages else (DOCS / path).read_text(encoding="utf-8")
+        text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+        assert not re.search(r"^\|.*\n(?!\||\n|\Z).*", text, re.MULTILINE), (
+            f"{path}: an empty line is missing"
+        )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
