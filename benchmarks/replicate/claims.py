@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from replicate.arms import (
+from .arms import (
     BASELINES,
     GROUNDS,
     MAIN,
@@ -20,10 +20,10 @@ from replicate.arms import (
     runs_of,
     settings_of,
 )
-from replicate.guidance import compositions
-from replicate.records import Run
-from replicate.stats import Outcomes, difference, kept_share, outcomes
-from replicate.verdicts import (
+from .guidance import compositions
+from .records import Run
+from .stats import Outcomes, difference, kept_share, outcomes
+from .verdicts import (
     ABOVE,
     CLOSE,
     KEPT,

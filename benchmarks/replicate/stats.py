@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from replicate.records import Run
+from .records import Run
 
 DRAWS: Final = 10_000
 LEVEL: Final = 0.95

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-from replicate.stats import Estimate
+from .stats import Estimate
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "no data"]
 Budget = Literal["updates", "compute"]
