@@ -9,7 +9,7 @@ from replicate.brief import brief_tables
 from replicate.claims import judge
 from replicate.records import Run, read_runs
 from replicate.stats import outcomes
-from replicate.suites import LABELS, RATES
+from replicate.suites import FLOW_GRID, FURTHER, GRID, LABELS, RATES, RATES_AT_COMPUTE
 from replicate.tables import claims_table, suite_tables
 
 ROOT = Path(__file__).parents[1]
@@ -23,19 +23,26 @@ def runs() -> list[Run]:
 
 @pytest.mark.parametrize("setting", ["t2i-edit", "local-global"])
 @pytest.mark.parametrize("method", RATES)
-def test_every_method_has_the_rate_that_it_did_best_with(runs: list[Run], method: str, setting: str) -> None:
+@pytest.mark.parametrize("budget", ["updates", "compute"])
+def test_every_method_has_the_rate_that_it_did_best_with(
+    runs: list[Run], method: str, setting: str, budget: str
+) -> None:
+    rate = (RATES if budget == "updates" else RATES_AT_COMPUTE)[method][setting]
     tried = {
         run.learning_rate: float(outcomes([run]).scores().mean())
         for run in runs
-        if (run.suite, run.setting, run.method) == ("tune", setting, method)
+        if (run.suite, run.setting, run.method, run.budget) == ("tune", setting, method, budget)
     }
-    assert len(tried) == 3
-    assert RATES[method][setting] == max(tried, key=lambda rate: tried[rate])
+    grid = FLOW_GRID if method == "flowopd" else GRID if budget == "updates" else (*GRID, FURTHER)
+    assert set(tried) == set(grid)
+    assert tried[rate] == max(tried.values())
     label = LABELS.get(method, method)
     used = {
-        run.learning_rate for run in runs if (run.suite, run.setting, run.arm) == ("main", setting, label)
+        run.learning_rate
+        for run in runs
+        if (run.suite, run.setting, run.arm, run.budget) == ("main", setting, label, budget)
     }
-    assert used == {RATES[method][setting]}
+    assert used == {rate}
 
 
 def test_tables_are_those_of_the_runs(runs: list[Run]) -> None:
