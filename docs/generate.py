@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -63,7 +64,7 @@ def _with_signatures(text: str) -> str:
     first = {name: " ".join(text.split("\n\n")[0].split()).replace("|", "\\|") for name, text in told.items()}
     rows = [f"| `{name}{_without_types(each)}` | {first[name]} |" for name, each in functions.items()]
     table = ["| call of `opd.ops` | |", "|---|---|", *rows]
-    marker = r"(<!-- signatures: .* -->)\n\n?(\|.*\n)*"
+    marker = r"(<!-- signatures: .* -->)\n\n(\|.*\n)*"
     return re.sub(marker, lambda found: "\n".join([found[1], "", *table, ""]), text)
 
 
@@ -143,7 +144,10 @@ def _parameters(command: Callable[..., None]) -> Iterator[Parameter]:
 
 def _note(info: Any, kind: type, default: object) -> str:
     notes = []
-    if kind is not bool:
+    if issubclass(kind, Enum):
+        notes.append("one of " + ", ".join(f"`{each.value}`" for each in kind))
+        default = getattr(default, "value", default)
+    elif kind is not bool:
         notes.append(_TYPES[kind] if info.min is None else f"{_TYPES[kind]}, at least {info.min:g}")
     if default is inspect.Parameter.empty:
         notes.append("required")
