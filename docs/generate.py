@@ -1,6 +1,7 @@
 """Write the pages that say what the code says: docs/cli/ from the commands, docs/config.md from the settings.
 
-In docs/replication.md the tables below ``<!-- table: NAME -->`` are those of the committed replication.
+In docs/replication.md the tables below ``<!-- table: NAME -->`` are those of the committed replication, in
+docs/kernels.md the one below ``<!-- signatures -->`` is that of `danceopd.ops`.
 
 python docs/generate.py          # or: make docs
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 import typer
 from typer.models import ArgumentInfo
 
+from danceopd import ops
 from danceopd.cli import app
 from danceopd.training.settings_help import describe_settings
 
@@ -49,7 +52,27 @@ def pages() -> dict[Path, str]:
     for name, command in commands.items():
         written[Path("cli") / f"{name}.md"] = _command(name, command)
     written[Path("replication.md")] = _with_tables((DOCS / "replication.md").read_text(encoding="utf-8"))
+    written[Path("kernels.md")] = _with_signatures((DOCS / "kernels.md").read_text(encoding="utf-8"))
     return written
+
+
+def _with_signatures(text: str) -> str:
+    """The page with the calls of `danceopd.ops` as they are now below their marker."""
+    functions = {name: getattr(ops, name) for name in ops.__all__ if inspect.isfunction(getattr(ops, name))}
+    # No other escapes: formulas stand in code, where Markdown shows them as they are.
+    told = {name: inspect.getdoc(each) or "" for name, each in functions.items()}
+    first = {name: " ".join(text.split("\n\n")[0].split()).replace("|", "\\|") for name, text in told.items()}
+    rows = [f"| `{name}{_without_types(each)}` | {first[name]} |" for name, each in functions.items()]
+    table = ["| call of `opd.ops` | |", "|---|---|", *rows]
+    marker = r"(<!-- signatures: .* -->)\n\n(\|.*\n)*"
+    return re.sub(marker, lambda found: "\n".join([found[1], "", *table, ""]), text)
+
+
+def _without_types(function: Callable[..., Any]) -> str:
+    """The arguments and their defaults; with their types a line would be too long to read."""
+    signature = inspect.signature(function)
+    plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+    return str(signature.replace(parameters=plain, return_annotation=signature.empty))
 
 
 def _with_tables(text: str) -> str:
@@ -123,7 +146,10 @@ def _parameters(command: Callable[..., None]) -> Iterator[Parameter]:
 
 def _note(info: Any, kind: type, default: object) -> str:
     notes = []
-    if kind is not bool:
+    if issubclass(kind, Enum):
+        notes.append("one of " + ", ".join(f"`{each.value}`" for each in kind))
+        default = getattr(default, "value", default)
+    elif kind is not bool:
         notes.append(_TYPES[kind] if info.min is None else f"{_TYPES[kind]}, at least {info.min:g}")
     if default is inspect.Parameter.empty:
         notes.append("required")

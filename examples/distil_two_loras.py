@@ -4,7 +4,8 @@
     python examples/distil_two_loras.py --method soft    # the same budget, another method
 
 Runs in the embedded miniature world, whose experts are shipped and whose scorer is exact. With a real family
-the names change and nothing else: see the comment before the training starts.
+the names change, and opd.sample or `danceopd eval --benchmark` takes the scorer's place: see the comment
+before the training starts.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     family = shapesworld.ShapesWorldFamily()  # what opd.load_family("shapesworld") gives
+    # Both adapters sit on one base, which is in memory once.
+    teachers = [opd.Teacher("local", lora="local"), opd.Teacher("global", lora="global")]
     trainer = opd.DanceOPDTrainer(
         family=family,
-        # Both adapters sit on one base, which is in memory once.
-        teachers=[opd.Teacher("local", lora="local"), opd.Teacher("global", lora="global")],
+        teachers=teachers,
         # The local expert is asked on local edits, the global one on global edits.
         routes=[opd.Route("local", data="local"), opd.Route("global", data="global")],
         config=opd.TrainConfig(
@@ -53,8 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainer.train()
 
     print(f"{'percent fulfilled':20}{'local':>8}{'global':>8}")
-    for name in ("local", "global", args.out):
-        scores = shapesworld.evaluate(family, family.field(name), ["local", "global"], prompts=args.prompts)
+    fields = {teacher.name: family.teacher(teacher) for teacher in teachers}
+    fields[args.out] = opd.load_student(args.out).field
+    for name, field in fields.items():
+        scores = shapesworld.evaluate(family, field, ["local", "global"], prompts=args.prompts)
         shares = [100 * scores.ground(ground) for ground in ("local", "global")]
         print(f"{name:20}{shares[0]:8.0f}{shares[1]:8.0f}")
 

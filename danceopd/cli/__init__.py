@@ -15,7 +15,7 @@ import typer
 from danceopd.cli import check, demo, evaluate, export, info, report, sample, train
 from danceopd.cli.errors import OneSentenceErrors
 from danceopd.cli.quiet import quiet_imports
-from danceopd.cli.settings_help import WithSettings
+from danceopd.cli.settings_help import TakesSettings, WithSettings
 
 __all__ = ["app", "main"]
 
@@ -44,7 +44,7 @@ def _danceopd(
 app.command()(info.info)
 app.command()(demo.demo)
 app.command(cls=WithSettings)(train.train)
-app.command()(check.check)
+app.command(cls=TakesSettings)(check.check)
 app.command()(sample.sample)
 app.command("eval")(evaluate.evaluate)
 app.command()(report.report)

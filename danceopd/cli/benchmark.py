@@ -60,8 +60,10 @@ def evaluate_on(asked: Asked, *, dry_run: bool) -> None:
     """Evaluate a run on a benchmark, or say what that would take."""
     from danceopd.evaluation import Contender, contenders_of_run, evaluate_benchmark
     from danceopd.evaluation.batches import share_of_environment
+    from danceopd.evaluation.benchmarks import known_benchmark
     from danceopd.evaluation.choice import choose_metrics
 
+    known_benchmark(asked.name)  # before anything is said of its copy, or a run is read
     if (asked.judge is None) != (asked.judge_model is None):
         raise ValueError("a judge needs both an address and a model: give --judge and --judge-model.")
     out = asked.out or Path(asked.run) / "eval" / asked.name

@@ -11,7 +11,12 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-_NOISY: Final = ("torchao", "diffusers.quantizers.torchao.torchao_quantizer", "torch.utils._pytree")
+_NOISY: Final = (
+    "torchao",
+    "diffusers.quantizers.torchao.torchao_quantizer",
+    "torch.utils._pytree",
+    "transformers.utils.import_utils",  # that image processors are the ones that need no torchvision
+)
 
 
 def quiet_imports() -> None:

@@ -1,7 +1,8 @@
-"""The help of a command that takes a config, with every key of it."""
+"""Commands that take a config: what their help says of its keys, and of a key that was given as an option."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -13,7 +14,33 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 
-class WithSettings(TyperCommand):
+class TakesSettings(TyperCommand):
+    """A command that tells who writes a key of the config as an option how it is written."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line.
+
+        Raises:
+            ValueError: it has a key of the config with dashes.
+        """
+        options = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        for argument, following in zip(args, [*args[1:], ""], strict=True):
+            name, equals, value = argument.partition("=")
+            if not name.startswith("--") or name in options:
+                continue
+            from danceopd.training import RunConfig
+
+            key = name[2:].replace("-", "_")
+            if key.partition(".")[0] in {field.name for field in dataclasses.fields(RunConfig)}:
+                meant = value if equals else following
+                raise ValueError(
+                    f"'{argument}' is a key of the config and no option: write {key}={meant or 'VALUE'}, "
+                    "without dashes."
+                )
+        return super().parse_args(ctx, args)
+
+
+class WithSettings(TakesSettings):
     """A command whose help ends with all keys of the config."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

@@ -11,6 +11,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from danceopd.families.bars import bars_if_watched
+
 _INDEX = "model_index.json"
 
 
@@ -188,7 +190,8 @@ def _load(kind: Any, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     from safetensors import SafetensorError
 
     try:
-        return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
+        with bars_if_watched(kind.__module__.partition(".")[0]):
+            return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise ValueError(

@@ -1,10 +1,25 @@
-"""Devices that a family can be loaded on."""
+"""Devices that a family can be loaded on, and the precision of its models."""
 
 from __future__ import annotations
 
 import os
+from typing import Final
 
 import torch
+
+_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def usable_dtype(name: str | torch.dtype) -> torch.dtype:
+    """The dtype called ``name``, one of those that a config's ``dtype`` knows.
+
+    Raises:
+        ValueError: it is another; float16 has no room for the large values of these models.
+    """
+    known = _DTYPES.get(str(name).removeprefix("torch."))
+    if known is None:
+        raise ValueError(f"dtype {name!r} is not supported: use 'float32' or 'bfloat16'.")
+    return known
 
 
 def usable_device(name: str | torch.device) -> torch.device:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -25,23 +24,34 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 native: bool = _checked(os.environ.get("DANCEOPD_OPS") or "native", "The environment variable DANCEOPD_OPS")
 
 
-@contextmanager
-def use(backend: Backend) -> Iterator[None]:
-    """Serve the ops from the extension (`"native"`) or plain torch (`"reference"`) inside a `with` block.
+class _Choice:
+    """The backend as `use` has chosen it, and the one to go back to."""
 
-    The choice holds for the whole process, autograd's threads included, and is undone at the end of the
-    block. The environment variable `DANCEOPD_OPS` sets it from the start.
+    def __init__(self, chosen: bool) -> None:
+        self._chosen, self._before = chosen, native
+        self.__enter__()
+
+    def __enter__(self) -> None:
+        global native
+        native = self._chosen
+
+    def __exit__(self, *error: object) -> None:
+        global native
+        native = self._before
+
+
+def use(backend: Backend) -> AbstractContextManager[None]:
+    """Serve the ops from the extension (`"native"`) or plain torch (`"reference"`) from this call on.
+
+    As a statement it holds until the next call; as ``with use(...):`` until the end of the block, which goes
+    back to what was served before the call, so that blocks nest. The choice is one for the whole process,
+    autograd's threads included: two threads that choose at once get in each other's way. The environment
+    variable `DANCEOPD_OPS` sets it from the start.
 
     Raises:
         ValueError: for any other name.
     """
-    global native
-    before = native
-    native = _checked(backend, "backend")
-    try:
-        yield
-    finally:
-        native = before
+    return _Choice(_checked(backend, "backend"))
 
 
 def takes_native(*tensors: torch.Tensor | None) -> bool:

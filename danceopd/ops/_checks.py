@@ -149,6 +149,27 @@ def finite(name: str, value: Number, ref: torch.Tensor) -> Each:
     return number_or_each(name, value, ref, -HUGE, HUGE)
 
 
+def guided(uncond: torch.Tensor | None, guidance_scale: Number) -> None:
+    """Guidance needs an unconditional velocity; the scale is looked at where the host knows its value."""
+    if uncond is not None:
+        return
+    if not isinstance(guidance_scale, torch.Tensor):
+        seen = _in_range("guidance_scale", guidance_scale, -HUGE, HUGE)
+        told = "is"
+    elif guidance_scale.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    else:
+        readable("guidance_scale", guidance_scale)
+        others = guidance_scale[guidance_scale != 1.0]
+        seen = others[0].item() if others.numel() else 1.0
+        told = "contains"
+    if seen != 1.0:
+        raise ValueError(
+            f"guidance_scale {told} {seen} but uncond is None; pass the velocity without the condition as "
+            "uncond, or leave the scale at 1."
+        )
+
+
 def precision(std: Number, ref: torch.Tensor) -> Each:
     """The factor 1 / (2 std^2) of a Gaussian's exponent."""
     number, each = finite("std", std, ref)

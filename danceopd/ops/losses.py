@@ -31,7 +31,7 @@ def velocity_mse(
         teacher: same shape and device, any dtype but float64 (float64 goes with float64). It is a constant: a
             teacher that requires grad is refused, as it means that somebody forgot `torch.no_grad()`.
         uncond: the teacher's velocity without the condition, a constant too.
-        guidance_scale: a float or [B]; counts only with `uncond`.
+        guidance_scale: a float or [B]; other than 1 with `uncond` alone (values on a GPU are not looked at).
         weight: a float, or [B] for one per sample; 1 when not given.
         mask: bool or floating point, broadcastable to the student; 1 when not given.
 
@@ -42,6 +42,8 @@ def velocity_mse(
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
+    if uncond is None and (type(guidance_scale) is not float or guidance_scale != 1.0):
+        _checks.guided(uncond, guidance_scale)
     if _backend.native and mask is None and not is_dynamo_compiling():
         learns = torch.is_grad_enabled() and isinstance(student, torch.Tensor) and student.requires_grad
         # On the CPU the gradient is made here, while student and teacher are read anyway; on a GPU the
@@ -95,6 +97,8 @@ def velocity_mse_with_grad(
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
+    if uncond is None and (type(guidance_scale) is not float or guidance_scale != 1.0):
+        _checks.guided(uncond, guidance_scale)
     if _backend.native and mask is None and not is_dynamo_compiling():
         fast: tuple[torch.Tensor, torch.Tensor] | None = _native.velocity_mse(
             False,

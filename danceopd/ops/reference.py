@@ -75,6 +75,7 @@ def euler_step(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `danceopd.ops.euler_step`."""
+    _checks.guided(uncond, guidance_scale)
     _checks.beside("sample", sample, velocity=velocity)
     _checks.perhaps("sample", sample, uncond=uncond)
     now, then = _sigmas(sample, sigma=sigma, sigma_next=sigma_next)
@@ -131,6 +132,7 @@ def ab2_step(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `danceopd.ops.ab2_step`."""
+    _checks.guided(uncond, guidance_scale)
     _checks.beside("sample", sample, velocity=velocity, velocity_previous=velocity_previous)
     _checks.perhaps("sample", sample, uncond=uncond)
     before, now, then = _sigmas(sample, sigma_previous=sigma_previous, sigma=sigma, sigma_next=sigma_next)
@@ -297,6 +299,7 @@ def _weighted_errors(
     mask: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(weight * mask * error, error), the factors of the loss, in the dtype of the maths."""
+    _checks.guided(uncond, guidance_scale)
     _checks.first("student", student)
     _checks.like("teacher", teacher, "student", student)
     _checks.constant("teacher", teacher)

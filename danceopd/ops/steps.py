@@ -63,7 +63,7 @@ def euler_step(
             checked wherever the host knows the values, not for CUDA tensors.
         uncond: velocity without the condition. When given, v is `guide(uncond, velocity, guidance_scale)`, in
             the same pass.
-        guidance_scale: a float or [B]; counts only with `uncond`.
+        guidance_scale: a float or [B]; other than 1 with `uncond` alone (values on a GPU are not looked at).
         out: where the result goes: contiguous, of its shape, dtype and device. It may be one of the
             tensors itself, shares no memory with the arguments otherwise, and none of them may require grad.
             None: a fresh tensor.
@@ -75,6 +75,8 @@ def euler_step(
     Raises:
         TypeError, ValueError: for arguments that do not fit; the message names the one.
     """
+    if uncond is None and (type(guidance_scale) is not float or guidance_scale != 1.0):
+        _checks.guided(uncond, guidance_scale)
     if _backend.native and not is_dynamo_compiling():
         fast: torch.Tensor | None = _native.euler_step(
             False, sample, velocity, uncond, sigma, sigma_next, guidance_scale, out
@@ -182,7 +184,7 @@ def ab2_step(
         sigma_next: noise level to reach, at most `sigma`; equal levels leave the state as it is.
         uncond: velocity without the condition. When given, v is `guide(uncond, velocity, guidance_scale)`, in
             the same pass.
-        guidance_scale: a float or [B]; counts only with `uncond`.
+        guidance_scale: a float or [B]; other than 1 with `uncond` alone (values on a GPU are not looked at).
         out: where the result goes: contiguous, of its shape, dtype and device. It may be one of the
             tensors itself, shares no memory with the arguments otherwise, and none of them may require grad.
             None: a fresh tensor.
@@ -195,6 +197,8 @@ def ab2_step(
         TypeError, ValueError: for arguments that do not fit; the message names the one. Sigmas on a CUDA
             device are not looked at; two equal ones before a step that moves give a state that is not finite.
     """
+    if uncond is None and (type(guidance_scale) is not float or guidance_scale != 1.0):
+        _checks.guided(uncond, guidance_scale)
     if _backend.native and not is_dynamo_compiling():
         fast: torch.Tensor | None = _native.ab2_step(
             False,

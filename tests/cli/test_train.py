@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ def test_train_then_sample(config: Path, tmp_path: Path) -> None:
     result = run("train", config, "max_steps=3")
     assert result.exit_code == 0, result.output
     assert "3 updates done; the student is in" in result.stderr
+    again = run("train", config, "max_steps=3", "--no-check")
+    assert "3 updates were done already (raise max_steps to go on); the student is in" in again.stderr
     out = tmp_path / "image.png"
     result = run("sample", tmp_path / "run", "--prompt", "1", "--steps", 2, "--out", out)
     assert result.exit_code == 0, result.output
@@ -49,7 +50,8 @@ def test_train_continues_and_refuses_another_run(config: Path, tmp_path: Path) -
     told(fork, "max_steps=4 is less than the 6 updates")
 
 
-def test_a_stopped_training_says_so(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def signalled(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
+    """Signals in the middle of the second update."""
     teacher = TinyFamily.teacher
 
     def interrupted(self: TinyFamily, asked: Any) -> Any:
@@ -58,16 +60,44 @@ def test_a_stopped_training_says_so(config: Path, monkeypatch: pytest.MonkeyPatc
         def call(*args: Any) -> Any:
             calls.append(1)
             if len(calls) == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
+                for number in numbers:
+                    signal.raise_signal(number)
             return field(*args)
 
         return call
 
     monkeypatch.setattr(TinyFamily, "teacher", interrupted)
-    result = run("train", config, "--no-check")
+
+
+def test_a_stopped_training_says_so(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGTERM)
+        result = run("train", config, "--no-check")
     assert result.exit_code == 128 + signal.SIGTERM
     assert f"Stopped after 2 of 4 updates; to go on: danceopd train {config} --no-check" in result.stderr
-    monkeypatch.undo()
+
+
+def test_a_second_ctrl_c_says_what_is_saved(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with monkeypatch.context() as patch:
+            signalled(patch, signal.SIGINT, signal.SIGINT)
+            result = run("train", config, "--no-check")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result.exit_code == 128 + signal.SIGINT
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(
+        "Stopped at once, with a checkpoint after 1 of 4 updates; to go on: danceopd train"
+    )
+
+
+def test_a_key_given_as_an_option_is_told_how_it_is_given(config: Path) -> None:
+    told(run("train", config, "--max_steps=10"), "no option: write max_steps=10, without dashes")
+    told(run("check", config, "--batch-size", "4"), "no option: write batch_size=4, without dashes")
+    told(run("train", config, "--student.rank", "4"), "write student.rank=4,")
+    other = run("train", config, "--nothing=1")
+    assert other.exit_code == 2 and "--nothing" in other.stderr and "without dashes" not in other.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

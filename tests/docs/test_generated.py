@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import runpy
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 
+from danceopd import ops
 from danceopd.cli import app
 from danceopd.training import RunConfig
 
@@ -28,6 +30,7 @@ def pages() -> dict[Path, str]:
 def test_the_generated_pages_are_up_to_date(pages: dict[Path, str]) -> None:
     committed = {Path("cli") / path.name for path in (DOCS / "cli").iterdir()} | {
         Path("config.md"),
+        Path("kernels.md"),
         Path("replication.md"),
     }
     assert committed == pages.keys(), "run `make docs`"
@@ -58,3 +61,12 @@ def test_a_commands_page_has_all_that_it_takes(name: str, pages: dict[Path, str]
 def test_the_config_has_every_key(pages: dict[Path, str]) -> None:
     for field in dataclasses.fields(RunConfig):
         assert f"| `{field.name}` |" in pages[Path("config.md")]
+
+
+def test_the_kernels_have_every_call(pages: dict[Path, str]) -> None:
+    page = pages[Path("kernels.md")]
+    for name in ops.__all__:
+        if inspect.isfunction(getattr(ops, name)):
+            row = page.partition(f"| `{name}(")[2].partition("\n")[0]
+            arguments = inspect.signature(getattr(ops, name)).parameters
+            assert row and all(argument in row for argument in arguments)

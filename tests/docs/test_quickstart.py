@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ import yaml
 from typer.testing import CliRunner
 
 from danceopd.cli import app
+from danceopd.families import Family
+from danceopd.sampling import sample
 from danceopd.training import load_run_config
 from tests.test_configs import PLACEHOLDER, SMALL, placeholders, written
 
-from .pages import ROOT, blocks
+from .pages import ROOT, blocks, read
 
 torch.set_num_threads(1)
 
@@ -76,3 +80,21 @@ def test_the_quick_start_from_python() -> None:
     assert names["images"].shape == (1, 3, 16, 16)
     exec(compile(config, "quickstart.md", "exec"), names)
     assert names["student"].step == 1 and names["run"].max_steps == 100
+
+
+@pytest.mark.parametrize("page", ["docs/quickstart.md", "examples/distil_two_loras.py"])
+def test_what_is_asked_of_a_family_every_family_has(page: str) -> None:
+    asked = set(re.findall(r"\bfamily\.(\w+)\(", read(page)))
+    assert asked and asked <= set(dir(Family))
+
+
+def test_the_keywords_of_sample_are_told() -> None:
+    text = read("docs/quickstart.md").partition("`opd.sample` also takes")[2].partition(".")[0]
+    keywords = inspect.signature(sample).parameters.keys() - {
+        "family",
+        "field",
+        "prompts",
+        "sources",
+        "num_steps",
+    }
+    assert all(f"`{keyword}" in text for keyword in keywords)

@@ -379,6 +379,7 @@ _JUDGED = ("--judge", "http://h", "--judge-model", "m", "--judge-key-env", "")
         (["x", "--benchmark", "gedit", "--judge", "http://h"], ["needs both an address and a model"]),
         (["RUN", "--benchmark", "gedit"], ["--data is missing", "docs/evaluation.md"]),
         (["RUN", "--benchmark", "gedt", "--data", "."], ["did you mean 'gedit'"]),
+        (["x", "--benchmark", "gedt"], ["benchmark 'gedt' is unknown", "did you mean 'gedit'"]),
         (["RUN", "--benchmark", "shapesworld", "--option", "x"], ["must be KEY=VALUE"]),
         (["RUN", "--benchmark", "gedit", "--data", "COPY", "--metrics", "clip"], ["'clip' needs weights"]),
         (["x", "--judge-prices", "1,2"], ["--judge-prices is for a benchmark"]),

@@ -48,6 +48,12 @@ WRONG: list[tuple[type[Exception], str, Callable[[Any], object]]] = [
     (ValueError, r"^sigma_next exceeds sigma for sample 1", lambda m: m.euler_step(x, v, sigma, 0.45)),
     (ValueError, r"^sigma_next exceeds sigma for sample 0", lambda m: m.euler_step(x, v, 0.3, sigma)),
     (ValueError, r"^scale is inf; pass a finite value", lambda m: m.guide(x, v, math.inf)),
+    (ValueError, r"^guidance_scale is 3.0 but uncond is None; pass", lambda m: m.euler_step(x, v, 1, 0, guidance_scale=3)),
+    (ValueError, r"^guidance_scale contains 0.5\d* but uncond is None", lambda m: m.ab2_step(x, v, v, 1, 0.5, 0, guidance_scale=sigma)),
+    (ValueError, r"^guidance_scale is 2.5 but uncond is None", lambda m: m.velocity_mse(x, v, guidance_scale=2.5)),
+    (ValueError, r"^guidance_scale contains 3.0 but uncond is None", lambda m: m.velocity_mse_with_grad(x, v, guidance_scale=torch.tensor(3.0))),
+    (TypeError, r"^guidance_scale is str; pass a float", lambda m: m.euler_step(x, v, 1, 0, guidance_scale="3")),
+    (ValueError, r"^guidance_scale is nan; pass a finite", lambda m: m.velocity_mse(x, v, guidance_scale=math.nan)),
     (ValueError, r"^guidance_scale contains nan", lambda m: m.velocity_mse(x, v, uncond=v, guidance_scale=sigma * math.nan)),
     (ValueError, r"^velocity_next has shape \[2, 2\]", lambda m: m.heun_step(x, v, v[:, :2], 0.5, 0.4)),
     (ValueError, r"^sigma_next is 0.6 but sigma is 0.5", lambda m: m.heun_step(x, v, v, 0.5, 0.6)),
@@ -183,9 +189,15 @@ def test_numbers_of_any_kind() -> None:
         assert torch.equal(ops.reference.guide(x, v, two), ops.reference.guide(x, v, 2.0))
 
 
+def test_a_scale_of_one_needs_no_uncond() -> None:
+    plain = ops.euler_step(x, v, 1, 0)
+    for one in (1, Fraction(1), np.float32(1), torch.ones(2), torch.tensor(1.0)):
+        for m in (ops, ops.reference):
+            assert torch.equal(m.euler_step(x, v, 1, 0, guidance_scale=one), plain)
+            assert m.velocity_mse(x, v, guidance_scale=one) > 0
+
+
 def test_unknown_backend() -> None:
-    with (
-        pytest.raises(ValueError, match="backend is 'fast'; set it to 'native' or 'reference'"),
-        ops.use("fast"),
-    ):  # type: ignore[arg-type]
-        pass
+    with pytest.raises(ValueError, match="backend is 'fast'; set it to 'native' or 'reference'"):
+        ops.use("fast")  # type: ignore[arg-type]
+    assert ops.build_info().backend == "native"

@@ -69,6 +69,18 @@ def test_use_switches_and_restores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _backend.native
 
 
+def test_use_is_a_statement_too() -> None:
+    try:
+        ops.use("reference")
+        assert ops.build_info().backend == "reference"
+        with ops.use("native"):
+            assert ops.build_info().backend == "native"
+        assert ops.build_info().backend == "reference"
+    finally:
+        ops.use("native")
+    assert ops.build_info().backend == "native"
+
+
 def test_environment_chooses_backend_and_instruction_set() -> None:
     code = "from danceopd import ops; i = ops.build_info(); print(i.backend, i.cpu_isa)"
     chosen = python(code, DANCEOPD_OPS="reference", DANCEOPD_CPU_ISA="baseline")

@@ -29,6 +29,18 @@ BENCHMARKS: Final[Mapping[str, Callable[..., Benchmark]]] = {
 _ALSO: Final = {"evaledit": "editeval"}
 
 
+def known_benchmark(name: str) -> str:
+    """The name by which `BENCHMARKS` has a benchmark.
+
+    Raises:
+        ValueError: it has none of that name.
+    """
+    name = _ALSO.get(name, name)
+    if name not in BENCHMARKS:
+        raise ValueError(f"benchmark '{name}' is unknown: {nearest(name, BENCHMARKS)}")
+    return name
+
+
 def open_benchmark(name: str, folder: str | Path, **options: Any) -> Benchmark:
     """Open and check a user's copy of a benchmark; nothing is downloaded.
 
@@ -42,9 +54,7 @@ def open_benchmark(name: str, folder: str | Path, **options: Any) -> Benchmark:
             with all that is wrong in one message.
         ImportError: a package that reads the copy is not installed.
     """
-    name = _ALSO.get(name, name)
-    if name not in BENCHMARKS:
-        raise ValueError(f"benchmark '{name}' is unknown: {nearest(name, BENCHMARKS)}")
+    name = known_benchmark(name)
     known = [option for option in inspect.signature(BENCHMARKS[name]).parameters if option != "folder"]
     for option in options:
         if option not in known:
