@@ -7,7 +7,15 @@ Contract of the whole package: ``sigma`` runs from 1 (pure noise) to 0 (clean),
 
 from danceopd.flow.adapters import AdapterField
 from danceopd.flow.conditions import Condition
-from danceopd.flow.fields import GuidedField, MixtureField, ModelField, Predict, VelocityField
+from danceopd.flow.fields import (
+    GuidedField,
+    MixtureField,
+    ModelField,
+    Predict,
+    VelocityField,
+    check_takes_samples,
+    velocity_of,
+)
 from danceopd.flow.forwards import Forward, plan_forwards
 from danceopd.flow.noise import draw_noise
 from danceopd.flow.parts import models_of, parts_of
@@ -35,6 +43,7 @@ __all__ = [
     "Solver",
     "Trajectory",
     "VelocityField",
+    "check_takes_samples",
     "draw_noise",
     "models_of",
     "parts_of",
@@ -46,4 +55,5 @@ __all__ = [
     "shift_sigma",
     "stochastic_rollout",
     "upload",
+    "velocity_of",
 ]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from itertools import accumulate, pairwise
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from danceopd import ops
 from danceopd.flow.conditions import Condition
-from danceopd.flow.fields import GuidedField, VelocityField
+from danceopd.flow.fields import GuidedField, VelocityField, velocity_of
 from danceopd.flow.forwards import Forward, plan_forwards
 from danceopd.flow.sigmas import SigmaGrid
 from danceopd.flow.transfer import upload
 
 Solver = Literal["euler", "ab2"]
 """Euler's step, or Adams and Bashforth's of second order, which remembers the velocity before."""
+
+_NAME: Final = "the field of the rollout"  # in messages
 
 
 class Rollout(NamedTuple):
@@ -162,13 +164,14 @@ class Euler:
     ) -> None:
         """Move `sample` [A, ...], in place, from `here` to `there`."""
         field = self._field
-        if isinstance(field, GuidedField) and field.is_linear:
+        if isinstance(field, GuidedField) and field.is_linear and field.scale != 1.0:
             velocity, uncond = field.branches(sample, sigma, condition)
             ops.euler_step(
                 sample, velocity, here, there, uncond=uncond, guidance_scale=field.scale, out=sample
             )
         else:
-            ops.euler_step(sample, field(sample, sigma, condition), here, there, out=sample)
+            velocity = velocity_of(field, _NAME, sample, sigma, condition)
+            ops.euler_step(sample, _apart(velocity, sample), here, there, out=sample)
 
 
 class AdamsBashforth:
@@ -203,7 +206,7 @@ class AdamsBashforth:
     ) -> None:
         """Move `sample` [A, ...], in place, from `here` to `there`."""
         # A field may give its sample, or the same memory every time: what is remembered is a copy.
-        velocity = self._field(sample, sigma, condition).clone()
+        velocity = velocity_of(self._field, _NAME, sample, sigma, condition).clone()
         pairs = zip(self._rows, velocity, strict=True)
         previous = torch.stack([self._previous.get(row, now) for row, now in pairs])
         ratios = [self._ratios[state] for state in states]
@@ -213,6 +216,12 @@ class AdamsBashforth:
         # Past and present are blended as guidance blends its branches, within the pass of the step.
         ops.euler_step(sample, velocity, here, there, uncond=previous, guidance_scale=scale, out=sample)
         self._previous = dict(zip(self._rows, velocity, strict=True))
+
+
+def _apart(velocity: Tensor, sample: Tensor) -> Tensor:
+    """The velocity in memory of its own where it is a view of the sample, over which the step is written."""
+    shared = velocity.untyped_storage().data_ptr() == sample.untyped_storage().data_ptr()
+    return velocity.clone() if shared and velocity is not sample else velocity
 
 
 def _get(sample: Tensor, rows: tuple[int, ...]) -> Tensor:
