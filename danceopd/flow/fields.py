@@ -108,7 +108,7 @@ def _version(tensor: Tensor) -> int:
 
 
 def _shown(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 @dataclass(frozen=True)
