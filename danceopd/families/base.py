@@ -273,8 +273,8 @@ def field_of(family: Family, teacher: Teacher) -> VelocityField:
         return family.teacher(teacher)
     if teacher.field is None:
         raise ConfigError(
-            f"teacher '{teacher.name}' is a field of Python code ({teacher.identity}), which no file holds: go "
-            f"on from the script that made it, with Teacher('{teacher.name}', field=..., identity=...)."
+            f"teacher '{teacher.name}' is a field of Python code ({teacher.identity}), which no file holds: "
+            f"go on from the script that made it, with Teacher('{teacher.name}', field=..., identity=...)."
         )
     return family.guided(teacher.field, teacher.guidance_scale)
 

@@ -67,8 +67,8 @@ class Teacher:
     )
     identity: Text | None = Field(
         default=None,
-        description="What a field of Python code is, in the words of the script that makes it; no command can "
-        "ask such a teacher.",
+        description="What a field of Python code is, in the words of the script that makes it; no command "
+        "can ask such a teacher.",
     )
 
     @model_validator(mode="after")

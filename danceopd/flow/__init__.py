@@ -21,7 +21,7 @@ from danceopd.flow.noise import draw_noise
 from danceopd.flow.parts import models_of, parts_of
 from danceopd.flow.query import QUERY_LAWS, QueryLaw
 from danceopd.flow.replay import Replayed, replayed
-from danceopd.flow.rollout import Rollout, Solver, rollout
+from danceopd.flow.rollout import Rollout, Solver, rollout, rows_not_finite
 from danceopd.flow.routing import route_probabilities, routed_velocity
 from danceopd.flow.sigmas import SigmaGrid, shift_sigma
 from danceopd.flow.stochastic import Trajectory, stochastic_rollout
@@ -52,6 +52,7 @@ __all__ = [
     "rollout",
     "route_probabilities",
     "routed_velocity",
+    "rows_not_finite",
     "shift_sigma",
     "stochastic_rollout",
     "upload",

@@ -62,9 +62,7 @@ def check_takes_samples(field: object, name: str) -> None:
         ) from None
 
 
-def velocity_of(
-    field: VelocityField, name: str, sample: Tensor, sigma: Tensor, condition: Any
-) -> Tensor:
+def velocity_of(field: VelocityField, name: str, sample: Tensor, sigma: Tensor, condition: Any) -> Tensor:
     """What `field` returns, which is sure to be a velocity of `sample`, and `sample` to be as it was.
 
     Args:
@@ -196,7 +194,8 @@ class MixtureField:
     def __call__(self, sample: Tensor, sigma: Tensor, condition: Any) -> Tensor:
         """Weighted velocity [B, ...]; see `VelocityField`."""
         velocities = [
-            velocity_of(field, f"fields[{k}]", sample, sigma, condition) for k, field in enumerate(self.fields)
+            velocity_of(field, f"fields[{k}]", sample, sigma, condition)
+            for k, field in enumerate(self.fields)
         ]
         weights = upload(torch.tensor(self.weights, dtype=torch.float32), sample.device)
         return ops.blend(velocities, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Final, Literal, NamedTuple
 
@@ -42,7 +43,7 @@ def rollout(
     grid: SigmaGrid,
     condition: Condition,
     *,
-    stop: Tensor | None = None,
+    stop: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
     batch_size: int | None = None,
     solver: Solver = "euler",
 ) -> Rollout:
@@ -59,13 +60,18 @@ def rollout(
         noise: [B, ...], state 0.
         grid: N + 1 noise levels.
         condition: B samples.
-        stop: int64 [B], the state of each sample in 0 .. N, 0 being the noise itself; or [B, K], several
-            states of each, rising; None means N.
+        stop: int64 [B] (or a list), the state of each sample in 0 .. N, 0 being the noise itself; or [B, K],
+            several states of each, rising; None means N.
         batch_size: samples per evaluation at most; None means all.
         solver: 'euler', or 'ab2' (see `danceopd.ops.ab2_step`), whose first step is Euler's.
     """
     batch = noise.shape[0]
-    stop = torch.full((batch,), grid.num_steps) if stop is None else stop.cpu()
+    if not isinstance(grid, SigmaGrid):
+        raise TypeError(
+            f"grid must be a SigmaGrid, but got {type(grid).__name__}; wrap its noise levels in "
+            "SigmaGrid((1.0, ..., 0.0)), or take SigmaGrid.uniform(num_steps)."
+        )
+    stop = torch.full((batch,), grid.num_steps) if stop is None else torch.as_tensor(stop).cpu()
     _check(noise, grid, condition, stop, batch_size, solver)
     states = stop.view(batch, -1)
 
@@ -80,6 +86,12 @@ def rollout(
     reached = torch.cat([passed, sample[:, None]], dim=1)[back]
     sigma = upload(grid.tensor()[stop], noise.device)
     return Rollout(reached.reshape(*stop.shape, *noise.shape[1:]), sigma, forwards=int(states[:, -1].sum()))
+
+
+def rows_not_finite(sample: Tensor) -> list[int]:
+    """Positions of the samples, [B, ...], that hold a NaN or an infinity; waits for the device."""
+    spoilt = ~sample.flatten(1).isfinite().all(dim=1)
+    return [int(row) for row in spoilt.nonzero().flatten().tolist()]
 
 
 def _descend(

@@ -149,7 +149,7 @@ def tell_start(start: Start, made_of: Mapping[str, Any]) -> None:
     for part, of in made_of["content"].items():
         if of.get(FIELD) == ASSIGNED:
             print(
-                f"danceopd: {part} was assigned to trainer.teachers, so nothing tells whether it is what this "
+                f"danceopd: {part} was assigned to trainer.teachers, so nothing tells whether it is what the "
                 "run began with: give it as Teacher(name, field=..., identity=...)",
                 file=sys.stderr,
             )

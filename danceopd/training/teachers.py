@@ -58,6 +58,6 @@ def _check_frozen(teacher: Teacher, field: VelocityField) -> None:
     for model in (field, *models_of(field)):
         if isinstance(model, nn.Module) and model.training:
             raise ConfigError(
-                f"the {type(model).__name__} of teacher '{teacher.name}' is in training mode, in which dropout "
-                "and batch statistics change what it teaches: call its .eval() first."
+                f"the {type(model).__name__} of teacher '{teacher.name}' is in training mode, in which "
+                "dropout and batch statistics change what it teaches: call its .eval() first."
             )

@@ -34,9 +34,15 @@ def bits(folder: Path, step: int) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(checkpoint.glob("*.safetensors"))}
 
 
+def put_in_place(trainer: DanceOPDTrainer, number: int, field: Any) -> None:
+    """Have ``field`` asked in the place of a teacher, without the run knowing it for another one."""
+    name, made = trainer.asked[number].name, trainer._teachers
+    setattr(trainer, "_teachers", lambda: {**made(), name: field})  # noqa: B010
+
+
 def at_update(trainer: DanceOPDTrainer, step: int, action: Callable[[], object], *, call: int = 1) -> None:
     """Have ``action`` done in the update after ``step``, at the ``call``-th call of the second teacher."""
-    teacher, name, made, calls = trainer.teachers[1], trainer.asked[1].name, trainer._teachers, []
+    teacher, calls = trainer.teachers[1], []
 
     def field(sample: Any, sigma: Any, condition: Any) -> Any:
         if trainer.step == step:
@@ -45,5 +51,4 @@ def at_update(trainer: DanceOPDTrainer, step: int, action: Callable[[], object],
                 action()
         return teacher(sample, sigma, condition)
 
-    # Not by `trainer.teachers`: the run shall not know it for another one.
-    setattr(trainer, "_teachers", lambda: {**made(), name: field})  # noqa: B010
+    put_in_place(trainer, 1, field)
