@@ -30,10 +30,15 @@ def read_png(path: Path) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            zoom = int(image.info.get(_ZOOM, 1))
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return pixels_of(image)
     except UnidentifiedImageError:
         raise ValueError(f"source '{path}' is not an image that can be read: give a PNG.") from None
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """uint8 [3, H, W] of an opened image; one that `write_pngs` enlarged is brought back."""
+    zoom = int(image.info.get(_ZOOM, 1))
+    pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     return torch.from_numpy(pixels[::zoom, ::zoom].copy()).permute(2, 0, 1)
 
 

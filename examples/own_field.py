@@ -59,12 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     family = shapesworld.ShapesWorldFamily()  # what opd.load_family("shapesworld") gives
-    # The name is what a stopped run knows the field by: put into it what must not change.
-    name = "base, guided 2.5 below 0.75"
+    field = GuidanceBelow(family.teacher(opd.Teacher("base")), scale=2.5, highest=0.75)
     trainer = opd.DanceOPDTrainer(
         family=family,
-        teachers=[opd.Teacher(name)],
-        routes=[opd.Route(name, data="t2i")],
+        # The identity is what a stopped run knows the field by: put into it what must not change.
+        teachers=[opd.Teacher("steep", field=field, identity="base, guided 2.5 below 0.75")],
+        routes=[opd.Route("steep", data="t2i")],
         config=opd.TrainConfig(
             output_dir=args.out,
             max_steps=args.updates,
@@ -74,7 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             learning_rate=5e-4,
         ),
     )
-    trainer.teachers[0] = field = GuidanceBelow(trainer.teachers[0], scale=2.5, highest=0.75)
     trainer.train()
 
     for what, each in (("base", family.field("base")), ("field", field), ("student", family.field(args.out))):

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from danceopd.families import Example
 from danceopd.flow import GuidedField, ModelField, SigmaGrid, VelocityField
+from danceopd.pictures import write_pngs
 from danceopd.sampling import sample
 
 from .flow.toys import SHAPE, Recorder, ToyCondition, ToyModel, predict
@@ -86,3 +91,40 @@ def test_bad_input_is_refused() -> None:
         sample(FAMILY, FIELD, PROMPTS, batch_size=0)
     with pytest.raises(ValueError, match="num_steps must be at least 1, but got 0"):
         sample(FAMILY, FIELD, PROMPTS, num_steps=0)
+
+
+def test_latents_that_are_not_finite_are_no_pictures() -> None:
+    def spoilt(velocity: Tensor, sigma: Tensor, condition: ToyCondition) -> Tensor:
+        return torch.where(condition.prompt[:, :1, None] > 1.1, torch.nan, velocity)
+
+    with pytest.raises(FloatingPointError, match=r"field led 1 of 7 samples to latents .* 'prompt 6'"):
+        sample(FAMILY, spoilt, PROMPTS, num_steps=2)
+
+
+def test_sources_may_be_pictures_and_files(tmp_path: Path) -> None:
+    pixels = torch.arange(48, dtype=torch.uint8).view(3, 4, 4)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    write_pngs(pixels[None], tmp_path / "x.png")  # enlarged, which is undone
+    expected = sample(FAMILY, FIELD, PROMPTS[:1], sources=[pixels], num_steps=2)
+    for source in (picture, tmp_path / "x.png", str(tmp_path / "x.png"), [picture]):
+        given: Any = [source]
+        assert torch.equal(sample(FAMILY, FIELD, PROMPTS[:1], sources=given, num_steps=2), expected)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"family": "shapesworld"}, TypeError, r"family .*'shapesworld'.*danceopd.load_family"),
+        ({"field": "runs/x"}, TypeError, r"field .*'runs/x'; a run's is danceopd.load_student\('runs/x'\)"),
+        ({"field": lambda sample: sample}, TypeError, r"field must take \(sample, sigma, condition\)"),
+        ({"num_steps": 4.5}, TypeError, "num_steps must be a whole number, but got 4.5"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, but got 0"),
+        ({"sources": "x.png"}, ValueError, "sources must be a list .* got str"),
+        ({"sources": [3] * 7}, TypeError, "an image must be .* but got int"),
+        ({"sources": [torch.zeros(4, 4, 3)] * 7}, ValueError, r"must have shape \[3, H, W\]"),
+    ],
+)
+def test_other_types_are_told(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+    given: dict[str, Any] = {"family": FAMILY, "field": FIELD, **changed}
+    with pytest.raises(error, match=message):
+        sample(given.pop("family"), given.pop("field"), PROMPTS, **given)

@@ -16,6 +16,7 @@ import torch
 from danceopd.evaluation.base import Benchmark, Case
 from danceopd.evaluation.record import RECORD
 from danceopd.families import Family, Teacher, load_family
+from danceopd.families.base import field_of
 from danceopd.flow import VelocityField
 from danceopd.settings import ConfigError, nearest
 from danceopd.training import CheckpointError, list_checkpoints, load_run_config, load_student
@@ -243,6 +244,8 @@ def _identity_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def _teacher(teacher: Teacher, family: Family, run: Path, only: frozenset[str]) -> Contender:
+    if teacher.identity is not None:
+        field_of(family, teacher)  # a config holds its name alone, and says so
     settings = dataclasses.asdict(teacher)
     changed = {
         one.name: settings[one.name]

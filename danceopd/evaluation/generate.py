@@ -18,7 +18,7 @@ from danceopd.evaluation.identity import claim
 from danceopd.evaluation.progress import track
 from danceopd.families.base import Example, Family
 from danceopd.files import write_shared, write_whole
-from danceopd.flow import VelocityField, draw_noise, rollout, upload
+from danceopd.flow import VelocityField, draw_noise, rollout, rows_not_finite, upload
 from danceopd.pictures import write_pngs
 
 IMAGES: Final = "images"
@@ -70,7 +70,8 @@ def generate(
     interrupted: batches are always made whole.
 
     Writes ``images/`` in the layout of the benchmark's evaluator, ``generation.json`` and, where cases have
-    no images, ``problems/KEY.txt``. A source image that cannot be read is such a case, and no error.
+    no images, ``problems/KEY.txt``. A source image that cannot be read is such a case, and no error; so is
+    one that the model leads to latents that are not finite.
 
     Args:
         benchmark: what to draw.
@@ -111,15 +112,17 @@ def generate(
     }
     missing = {image for image, path in paths.items() if not is_whole(path)}
     kept, made = len(paths) - len(missing), 0
+    not_finite: set[str] = set()
     guided = family.guided(field, guidance_scale)
     with track(f"{out.name} images".strip(), len(paths), kept, shown=progress and rank == 0) as advance:
         for batch in mine:
             wanted = [image for image in _names(batch) if image in missing]
             if not wanted:
                 continue
-            drawn = _draw(batch, family, guided, out, seed=seed, num_steps=num_steps)
+            drawn, spoilt = _draw(batch, family, guided, out, seed=seed, num_steps=num_steps)
+            not_finite |= spoilt
             for image in wanted:
-                if image in drawn:
+                if image in drawn and image[0] not in not_finite:
                     paths[image].parent.mkdir(parents=True, exist_ok=True)
                     write_pngs(drawn[image][None], paths[image], zoom=1)
                     _forget(out, image[0])
@@ -146,8 +149,11 @@ def problems_in(out: Path) -> dict[str, str]:
 
 def _draw(
     batch: Batch, family: Family, field: VelocityField, out: Path, *, seed: int, num_steps: int
-) -> dict[tuple[str, int], Tensor]:
-    """Images uint8 [3, H, W] by case and number; cases whose sources cannot be read are noted."""
+) -> tuple[dict[tuple[str, int], Tensor], set[str]]:
+    """Images uint8 [3, H, W] by case and number, and the keys of cases whose latents are not finite.
+
+    These are noted, as are those whose sources cannot be read.
+    """
     examples: dict[str, Example] = {}
     for case, example in readable(batch):
         if isinstance(example, DataError):
@@ -156,13 +162,16 @@ def _draw(
             examples[case.key] = example
     names = [image for image in _names(batch) if image[0] in examples]
     if not names:
-        return {}
+        return {}, set()
     places = {key: place for place, key in enumerate(examples)}
     condition = family.encode(list(examples.values())).take(torch.tensor([places[key] for key, _ in names]))
     noise = draw_noise([noise_seed(seed, key, number) for key, number in names], batch.shape)
     grid = family.grid(num_steps, batch.shape)
     sample = rollout(field, upload(noise, family.device), grid, condition).sample
-    return dict(zip(names, family.decode(sample).cpu(), strict=True))
+    spoilt = {names[row][0] for row in rows_not_finite(sample)}
+    for key in spoilt:
+        _note(out, key, f"the model led '{key}' to latents that are not finite: restore its weights.")
+    return dict(zip(names, family.decode(sample).cpu(), strict=True)), spoilt
 
 
 def _names(batch: Batch) -> list[tuple[str, int]]:

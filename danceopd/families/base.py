@@ -14,6 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import Condition, SigmaGrid, VelocityField, upload
+from danceopd.settings import ConfigError
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,22 @@ class Family(Protocol):
     def release_encoders(self) -> None:
         """Free what `encode` and `decode` have loaded; they load it again where it is needed."""
         ...
+
+
+def field_of(family: Family, teacher: Teacher) -> VelocityField:
+    """The frozen field of a teacher, its guidance scale included: the family's, or the one it brings along.
+
+    Raises:
+        ValueError: as `Family.teacher`; or it is a field of Python code, of which only the identity is here.
+    """
+    if teacher.identity is None:
+        return family.teacher(teacher)
+    if teacher.field is None:
+        raise ConfigError(
+            f"teacher '{teacher.name}' is a field of Python code ({teacher.identity}), which no file holds: "
+            f"go on from the script that made it, with Teacher('{teacher.name}', field=..., identity=...)."
+        )
+    return family.guided(teacher.field, teacher.guidance_scale)
 
 
 Place = Callable[[nn.Module, Sequence[nn.Module]], None]

@@ -5,13 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
+from danceopd.flow.fields import check_takes_samples
 from danceopd.settings import Flag, Integer, Number, Text, settings
 
 _RANK: Final = 16
+
+
+def _field(value: object) -> Any:
+    if value is not None:
+        try:
+            check_takes_samples(value, "field")
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+    return value
 
 
 @settings
@@ -19,7 +29,8 @@ class Teacher:
     """A frozen velocity field to learn from: the family's base, a checkpoint, a LoRA, or guidance on one.
 
     ``Teacher("t2i")`` is the base itself; ``Teacher("guided", guidance_scale=4.5)`` is the base under
-    classifier-free guidance.
+    classifier-free guidance. In Python a teacher may also be any `danceopd.flow.VelocityField`:
+    ``Teacher("steep", field=my_field, identity="guided 2.5 below sigma 0.75")``.
     """
 
     name: Text = Field(kw_only=False, description="Name that routes and metrics use; unique in a run.")
@@ -50,6 +61,30 @@ class Teacher:
         default=None,
         description="Hold the checkpoint's linear layers in 8 bits; None keeps them as they are.",
     )
+
+    field: Annotated[Any, PlainValidator(_field)] = Field(
+        default=None, exclude=True, repr=False, description="A velocity field of Python code; in no file."
+    )
+    identity: Text | None = Field(
+        default=None,
+        description="What a field of Python code is, in the words of the script that makes it; no command "
+        "can ask such a teacher.",
+    )
+
+    @model_validator(mode="after")
+    def _a_field_has_an_identity(self) -> Teacher:
+        if self.field is not None and self.identity is None:
+            raise ValueError(
+                f"teacher '{self.name}' has a field but no identity, by which a run that is continued knows "
+                "it: say in a text what it computes, such as identity='base, guided 2.5 below sigma 0.75'."
+            )
+        for key in ("checkpoint", "lora", "guidance_vector"):
+            if self.identity is not None and getattr(self, key) is not None:
+                raise ValueError(
+                    f"teacher '{self.name}' has a field of its own (identity={self.identity!r}) and "
+                    f"{key}={getattr(self, key)!r}: drop one of the two."
+                )
+        return self
 
     @model_validator(mode="after")
     def _lora_keys_need_a_lora(self) -> Teacher:

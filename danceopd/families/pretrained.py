@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.data import RowContent, Rows, check_rows, check_targets, load_rows, nearest_bucket
-from danceopd.families.base import Example, Examples, Footprint, Place, RowsOfShape, Student
+from danceopd.families.base import (
+    Example,
+    Examples,
+    Footprint,
+    Place,
+    RowsOfShape,
+    Student,
+    field_of,
+)
 from danceopd.families.checkpoint import ModelCheckpoint
 from danceopd.families.conditions import RowsCondition
 from danceopd.families.config import StudentConfig, Teacher
@@ -224,6 +232,8 @@ class PretrainedFamily:
         Raises:
             ValueError: its files are missing, damaged, or of another model; the message lists what is wrong.
         """
+        if teacher.identity is not None:
+            return field_of(self, teacher)
         predict = self._predict(teacher.guidance_vector, f"teacher '{teacher.name}'")
         key = dataclasses.replace(teacher, name="-", guidance_scale=1.0, guidance_vector=predict.guidance)
         if key not in self._fields:
@@ -318,6 +328,8 @@ class PretrainedFamily:
 
     def files(self, model: Teacher | StudentConfig, teachers: Sequence[Teacher] = ()) -> dict[str, Path]:
         """The files that a teacher or a student is read from, see `danceopd.families.Family.files`."""
+        if isinstance(model, Teacher) and model.identity is not None:
+            return {}
         return files_of(self.checkpoint, model, teachers)
 
     @property

@@ -89,8 +89,9 @@ def _check_is_start(teacher: Teacher, *, alone: bool) -> None:
     """Of teachers without weights only the plain base, and not in a sum of differences from the base."""
     plain = dataclasses.replace(teacher, name="base") == Teacher("base")
     if not plain:
+        what = "guidance on the base" if teacher.identity is None else "a field of Python code"
         raise ValueError(
-            f"student.init names teacher '{teacher.name}', which is guidance on the base and has no weights "
+            f"student.init names teacher '{teacher.name}', which is {what} and has no weights "
             "to start from: start from 'base', and let a route ask that teacher."
         )
     if not alone:

@@ -7,13 +7,21 @@ Contract of the whole package: ``sigma`` runs from 1 (pure noise) to 0 (clean),
 
 from danceopd.flow.adapters import AdapterField
 from danceopd.flow.conditions import Condition
-from danceopd.flow.fields import GuidedField, MixtureField, ModelField, Predict, VelocityField
+from danceopd.flow.fields import (
+    GuidedField,
+    MixtureField,
+    ModelField,
+    Predict,
+    VelocityField,
+    check_takes_samples,
+    velocity_of,
+)
 from danceopd.flow.forwards import Forward, plan_forwards
 from danceopd.flow.noise import draw_noise
 from danceopd.flow.parts import models_of, parts_of
 from danceopd.flow.query import QUERY_LAWS, QueryLaw
 from danceopd.flow.replay import Replayed, replayed
-from danceopd.flow.rollout import Rollout, Solver, rollout
+from danceopd.flow.rollout import Rollout, Solver, rollout, rows_not_finite
 from danceopd.flow.routing import route_probabilities, routed_velocity
 from danceopd.flow.sigmas import SigmaGrid, shift_sigma
 from danceopd.flow.stochastic import Trajectory, stochastic_rollout
@@ -35,6 +43,7 @@ __all__ = [
     "Solver",
     "Trajectory",
     "VelocityField",
+    "check_takes_samples",
     "draw_noise",
     "models_of",
     "parts_of",
@@ -43,7 +52,9 @@ __all__ = [
     "rollout",
     "route_probabilities",
     "routed_velocity",
+    "rows_not_finite",
     "shift_sigma",
     "stochastic_rollout",
     "upload",
+    "velocity_of",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,9 +29,84 @@ class VelocityField(Protocol):
     def __call__(self, sample: Tensor, sigma: Tensor, condition: Any) -> Tensor:
         """Velocity [B, ...] at `sample` [B, ...], `sigma` (fp32 [B], 0 .. 1) and `condition` (B samples).
 
-        A rollout writes the next state over `sample`, so the velocity is no rearranged view of it.
+        A field writes to neither `sample` nor `sigma`, which whoever asked goes on with; it is refused where
+        it does. It may return `sample` itself, or a view of it.
         """
         ...
+
+
+def check_takes_samples(field: object, name: str) -> None:
+    """See that a field can be called as `VelocityField` is.
+
+    Args:
+        field: to look at; it is not called.
+        name: what messages call it.
+
+    Raises:
+        TypeError: it cannot be called, or not with three arguments.
+    """
+    if isinstance(field, type) or not callable(field):
+        raise TypeError(
+            f"{name} must be a callable of (sample, sigma, condition), but got {_shown(field)}; give one."
+        )
+    try:
+        signature = inspect.signature(field.forward if isinstance(field, nn.Module) else field)
+    except ValueError:  # compiled code may not tell
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        raise TypeError(
+            f"{name} must take (sample, sigma, condition), but it takes {signature}; wrap it in a function "
+            "that does."
+        ) from None
+
+
+def velocity_of(field: VelocityField, name: str, sample: Tensor, sigma: Tensor, condition: Any) -> Tensor:
+    """What `field` returns, which is sure to be a velocity of `sample`, and `sample` to be as it was.
+
+    Args:
+        field: to ask.
+        name: what messages call it.
+        sample: [B, ...].
+        sigma: fp32 [B].
+        condition: B samples.
+
+    Raises:
+        TypeError: it returned no tensor.
+        ValueError: the tensor is of another shape or on another device, or the field wrote to what it was
+            called with.
+    """
+    given = {"sample": sample, "sigma": sigma}
+    versions = {key: _version(tensor) for key, tensor in given.items()}
+    velocity = field(sample, sigma, condition)
+    for key, tensor in given.items():
+        if _version(tensor) != versions[key]:
+            raise ValueError(
+                f"{name} wrote in place to the {key} that it was given, which its caller goes on with; "
+                f"let it work on {key}.clone(), or leave out operations that end in '_'."
+            )
+    if not isinstance(velocity, Tensor):
+        raise TypeError(f"{name} returned {_shown(velocity)} in place of a velocity; return a tensor.")
+    if velocity.shape != sample.shape:
+        raise ValueError(
+            f"{name} returned a velocity of shape {list(velocity.shape)} for samples of shape "
+            f"{list(sample.shape)}; return one of the samples' shape."
+        )
+    if velocity.device != sample.device:
+        raise ValueError(
+            f"{name} returned a velocity on {velocity.device} for samples on {sample.device}; move it there."
+        )
+    return velocity
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts what was written in place; tensors of inference mode do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _shown(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 @dataclass(frozen=True)
@@ -117,6 +193,9 @@ class MixtureField:
 
     def __call__(self, sample: Tensor, sigma: Tensor, condition: Any) -> Tensor:
         """Weighted velocity [B, ...]; see `VelocityField`."""
-        velocities = [field(sample, sigma, condition) for field in self.fields]
+        velocities = [
+            velocity_of(field, f"fields[{k}]", sample, sigma, condition)
+            for k, field in enumerate(self.fields)
+        ]
         weights = upload(torch.tensor(self.weights, dtype=torch.float32), sample.device)
         return ops.blend(velocities, weights)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from danceopd import ops
 from danceopd.flow.conditions import Condition
-from danceopd.flow.fields import GuidedField, VelocityField
+from danceopd.flow.fields import GuidedField, VelocityField, velocity_of
 from danceopd.flow.forwards import Forward, plan_forwards
 from danceopd.flow.sigmas import SigmaGrid
 from danceopd.flow.transfer import upload
 
 Solver = Literal["euler", "ab2"]
 """Euler's step, or Adams and Bashforth's of second order, which remembers the velocity before."""
+
+_NAME: Final = "the field of the rollout"  # in messages
 
 
 class Rollout(NamedTuple):
@@ -40,7 +43,7 @@ def rollout(
     grid: SigmaGrid,
     condition: Condition,
     *,
-    stop: Tensor | None = None,
+    stop: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
     batch_size: int | None = None,
     solver: Solver = "euler",
 ) -> Rollout:
@@ -57,13 +60,18 @@ def rollout(
         noise: [B, ...], state 0.
         grid: N + 1 noise levels.
         condition: B samples.
-        stop: int64 [B], the state of each sample in 0 .. N, 0 being the noise itself; or [B, K], several
-            states of each, rising; None means N.
+        stop: int64 [B] (or a list), the state of each sample in 0 .. N, 0 being the noise itself; or [B, K],
+            several states of each, rising; None means N.
         batch_size: samples per evaluation at most; None means all.
         solver: 'euler', or 'ab2' (see `danceopd.ops.ab2_step`), whose first step is Euler's.
     """
     batch = noise.shape[0]
-    stop = torch.full((batch,), grid.num_steps) if stop is None else stop.cpu()
+    if not isinstance(grid, SigmaGrid):
+        raise TypeError(
+            f"grid must be a SigmaGrid, but got {type(grid).__name__}; wrap its noise levels in "
+            "SigmaGrid((1.0, ..., 0.0)), or take SigmaGrid.uniform(num_steps)."
+        )
+    stop = torch.full((batch,), grid.num_steps) if stop is None else torch.as_tensor(stop).cpu()
     _check(noise, grid, condition, stop, batch_size, solver)
     states = stop.view(batch, -1)
 
@@ -78,6 +86,12 @@ def rollout(
     reached = torch.cat([passed, sample[:, None]], dim=1)[back]
     sigma = upload(grid.tensor()[stop], noise.device)
     return Rollout(reached.reshape(*stop.shape, *noise.shape[1:]), sigma, forwards=int(states[:, -1].sum()))
+
+
+def rows_not_finite(sample: Tensor) -> list[int]:
+    """Positions of the samples, [B, ...], that hold a NaN or an infinity; waits for the device."""
+    spoilt = ~sample.flatten(1).isfinite().all(dim=1)
+    return [int(row) for row in spoilt.nonzero().flatten().tolist()]
 
 
 def _descend(
@@ -162,13 +176,14 @@ class Euler:
     ) -> None:
         """Move `sample` [A, ...], in place, from `here` to `there`."""
         field = self._field
-        if isinstance(field, GuidedField) and field.is_linear:
+        if isinstance(field, GuidedField) and field.is_linear and field.scale != 1.0:
             velocity, uncond = field.branches(sample, sigma, condition)
             ops.euler_step(
                 sample, velocity, here, there, uncond=uncond, guidance_scale=field.scale, out=sample
             )
         else:
-            ops.euler_step(sample, field(sample, sigma, condition), here, there, out=sample)
+            velocity = velocity_of(field, _NAME, sample, sigma, condition)
+            ops.euler_step(sample, _apart(velocity, sample), here, there, out=sample)
 
 
 class AdamsBashforth:
@@ -203,7 +218,7 @@ class AdamsBashforth:
     ) -> None:
         """Move `sample` [A, ...], in place, from `here` to `there`."""
         # A field may give its sample, or the same memory every time: what is remembered is a copy.
-        velocity = self._field(sample, sigma, condition).clone()
+        velocity = velocity_of(self._field, _NAME, sample, sigma, condition).clone()
         pairs = zip(self._rows, velocity, strict=True)
         previous = torch.stack([self._previous.get(row, now) for row, now in pairs])
         ratios = [self._ratios[state] for state in states]
@@ -213,6 +228,12 @@ class AdamsBashforth:
         # Past and present are blended as guidance blends its branches, within the pass of the step.
         ops.euler_step(sample, velocity, here, there, uncond=previous, guidance_scale=scale, out=sample)
         self._previous = dict(zip(self._rows, velocity, strict=True))
+
+
+def _apart(velocity: Tensor, sample: Tensor) -> Tensor:
+    """The velocity in memory of its own where it is a view of the sample, over which the step is written."""
+    shared = velocity.untyped_storage().data_ptr() == sample.untyped_storage().data_ptr()
+    return velocity.clone() if shared and velocity is not sample else velocity
 
 
 def _get(sample: Tensor, rows: tuple[int, ...]) -> Tensor:

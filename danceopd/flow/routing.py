@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from danceopd.flow.conditions import Condition
-from danceopd.flow.fields import VelocityField
+from danceopd.flow.fields import VelocityField, velocity_of
 from danceopd.flow.transfer import upload
 
 
@@ -28,7 +28,13 @@ def route_probabilities(weights: Sequence[float]) -> tuple[float, ...]:
 
 
 def routed_velocity(
-    fields: Sequence[VelocityField], index: Tensor, sample: Tensor, sigma: Tensor, condition: Condition
+    fields: Sequence[VelocityField],
+    index: Tensor,
+    sample: Tensor,
+    sigma: Tensor,
+    condition: Condition,
+    *,
+    names: Sequence[str] | None = None,
 ) -> Tensor:
     """Velocity of sample b under ``fields[index[b]]``, with one call per field that is present.
 
@@ -41,11 +47,16 @@ def routed_velocity(
         sample: [B, ...].
         sigma: fp32 [B].
         condition: B samples.
+        names: what messages call the fields; fields[k] when None.
 
     Returns:
         [B, ...] in the fields' dtype.
+
+    Raises:
+        TypeError, ValueError: as `velocity_of`, which names the field; or `index` does not fit.
     """
     index = index.cpu()
+    names = [f"fields[{k}]" for k in range(len(fields))] if names is None else names
     batch = sample.shape[0]
     if index.shape != (batch,):
         raise ValueError(
@@ -59,13 +70,14 @@ def routed_velocity(
     same = torch.tensor([next(j for j, other in enumerate(fields) if other is field) for field in fields])
     index = same[index]
     if bool((index == index[0]).all()):
-        return fields[int(index[0])](sample, sigma, condition)
+        only = int(index[0])
+        return velocity_of(fields[only], names[only], sample, sigma, condition)
 
     order = torch.argsort(index, stable=True)
     groups = order.split(torch.bincount(index, minlength=len(fields)).tolist())
     velocities = []
-    for field, rows in zip(fields, groups, strict=True):
+    for field, name, rows in zip(fields, names, groups, strict=True):
         if len(rows):
             there = upload(rows, sample.device)
-            velocities.append(field(sample[there], sigma[there], condition.take(rows)))
+            velocities.append(velocity_of(field, name, sample[there], sigma[there], condition.take(rows)))
     return torch.cat(velocities)[upload(torch.argsort(order), sample.device)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from danceopd import ops
 from danceopd.flow.conditions import Condition
-from danceopd.flow.fields import VelocityField
+from danceopd.flow.fields import VelocityField, velocity_of
 from danceopd.flow.sigmas import SigmaGrid
 from danceopd.flow.transfer import upload
 
@@ -67,7 +67,7 @@ def stochastic_rollout(
             here, there = (level.expand(len(rows)) for level in levels[state : state + 2])
             step = ops.sde_step(
                 now,
-                field(now, here, taken),
+                velocity_of(field, "the field of the rollout", now, here, taken),
                 here,
                 there,
                 noise_level=noise_level,

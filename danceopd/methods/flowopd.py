@@ -22,9 +22,10 @@ from danceopd.flow import (
     routed_velocity,
     stochastic_rollout,
     upload,
+    velocity_of,
 )
 from danceopd.methods.base import Batch, Limits, Teachers, UpdateResult
-from danceopd.methods.matching import micro_batches
+from danceopd.methods.matching import micro_batches, names_of
 from danceopd.settings import Integer, Number, Text, settings
 
 _GROUP_SIZE: Final = 16
@@ -143,7 +144,8 @@ class FlowOPD:
             )
 
         with torch.no_grad():
-            wanted = routed_velocity(list(teachers.values()), batch.route[rows], sample, here, condition)
+            fields, names = list(teachers.values()), names_of(teachers)
+            wanted = routed_velocity(fields, batch.route[rows], sample, here, condition, names=names)
             goal = taken(wanted).mean
         velocity = student(sample, here, condition)
         step = taken(velocity)
@@ -158,7 +160,8 @@ class FlowOPD:
         if self.anchor is not None:
             weight = 0.01 if self.anchor_weight is None else self.anchor_weight
             with torch.no_grad():
-                held = taken(teachers[self.anchor](sample, here, condition)).mean
+                anchor = teachers[self.anchor], f"teacher '{self.anchor}'"
+                held = taken(velocity_of(*anchor, sample, here, condition)).mean
             loss = loss + weight * ops.transition_kl(step.mean, held, step.std.detach()).mean()
         (share * loss).backward()
         error = (velocity.detach().float() - wanted.float()).square().flatten(1).mean(dim=1)

@@ -73,7 +73,7 @@ def match_velocity(
 
 def routed(teachers: Teachers, batch: Batch) -> Target:
     """Each sample's own teacher as the target."""
-    return partial(_ask, list(teachers.values()), batch.route)
+    return partial(_ask, teachers, batch.route)
 
 
 def micro_batches(route: Tensor, size: int | None) -> Iterator[Tensor]:
@@ -85,11 +85,18 @@ def micro_batches(route: Tensor, size: int | None) -> Iterator[Tensor]:
 
 
 def _ask(
-    fields: list[VelocityField],
+    teachers: Teachers,
     route: Tensor,
     rows: Tensor,
     sample: Tensor,
     sigma: Tensor,
     condition: Condition,
 ) -> Tensor:
-    return routed_velocity(fields, route[rows], sample, sigma, condition)
+    return routed_velocity(
+        list(teachers.values()), route[rows], sample, sigma, condition, names=names_of(teachers)
+    )
+
+
+def names_of(teachers: Teachers) -> list[str]:
+    """What messages call the teachers."""
+    return [f"teacher '{name}'" for name in teachers]

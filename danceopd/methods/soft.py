@@ -6,12 +6,20 @@ routing).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from danceopd.flow import Condition, MixtureField, SigmaGrid, VelocityField, route_probabilities
+from danceopd.flow import (
+    Condition,
+    MixtureField,
+    SigmaGrid,
+    VelocityField,
+    route_probabilities,
+    velocity_of,
+)
 from danceopd.methods.base import Batch, Limits, Teachers, UpdateResult
 from danceopd.methods.matching import match_velocity
 from danceopd.methods.on_policy import queried_states
@@ -56,7 +64,8 @@ class Soft:
         self, student: VelocityField, teachers: Teachers, batch: Batch, grid: SigmaGrid, limits: Limits
     ) -> UpdateResult:
         """See `danceopd.methods.Method`."""
-        mixture = MixtureField(list(teachers.values()), self._weights(teachers))
+        named = [partial(velocity_of, field, f"teacher '{name}'") for name, field in teachers.items()]
+        mixture = MixtureField(named, self._weights(teachers))
 
         def target(rows: Tensor, sample: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
             return mixture(sample, sigma, condition)

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from danceopd.data import check_targets, content_key
-from danceopd.families.base import EncodedWhenAsked, Example, Examples, Footprint, RowsOfShape, Student
+from danceopd.families.base import (
+    EncodedWhenAsked,
+    Example,
+    Examples,
+    Footprint,
+    RowsOfShape,
+    Student,
+    field_of,
+)
 from danceopd.families.config import StudentConfig, Teacher
 from danceopd.flow import AdapterField, GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.methods import add_differences
@@ -153,6 +161,8 @@ class ShapesWorldFamily:
             ValueError: as `field`.
         """
         if isinstance(model, Teacher):
+            if model.identity is not None:
+                return {}
             found = _files("weights", model.checkpoint or "base")
             return found if model.lora is None else found | {"lora": find_weights(model.lora)}
         found = _files("base", "base")
@@ -226,6 +236,8 @@ class ShapesWorldFamily:
         Raises:
             ValueError: as `field`, or `weight_name` is set.
         """
+        if teacher.identity is not None:
+            return field_of(self, teacher)
         if teacher.weight_name is not None:
             raise ValueError(
                 f"teacher {teacher.name!r} has weight_name={teacher.weight_name!r}, but a LoRA of this world "

@@ -36,17 +36,24 @@ class LoadedStudent(NamedTuple):
     step: int
     config: RunConfig
 
+    def __repr__(self) -> str:
+        """What it is, and not the thousand layers of its module."""
+        kind = self.config.student.kind
+        return f"LoadedStudent(family={self.family.name!r}, step={self.step}, kind={kind!r})"
+
 
 def load_student(
     run: str | Path, *, device: torch.device | str | None = None, family: Family | None = None
 ) -> LoadedStudent:
     """The student of the run folder ``run`` at its newest checkpoint, whether the run has ended or not.
 
+    The folder of one of its checkpoints, ``run/checkpoints/step-...``, gives the student of that one.
+
     Teachers, and the files that the student started from, are not needed, but for what lies frozen under it:
     the family's own checkpoint, and what a LoRA of ShapesWorld's was trained on.
 
     Args:
-        run: an output_dir.
+        run: an output_dir, or a checkpoint in one.
         device: where to put it; the run's own device when None.
         family: of the run, where others share its weights; one is loaded when None.
 
@@ -55,13 +62,15 @@ def load_student(
         CheckpointError: if it has no checkpoint yet, a damaged one, or one of another student.
         ValueError: from the family, for weights under the student that are not there.
     """
-    folder = Path(run)
+    folder, chosen = Path(run), None
+    if not (folder / CONFIG).is_file() and folder.resolve().parent.name == CHECKPOINTS:
+        folder, chosen = folder.resolve().parents[1], folder
     if not (folder / CONFIG).is_file():
         raise ConfigError(
             f"'{folder}' is not the folder of a run: it has no {CONFIG}; name a run's output_dir."
         )
     config = load_run_config(folder / CONFIG)
-    checkpoints = list_checkpoints(folder / CHECKPOINTS)
+    checkpoints = list_checkpoints(folder / CHECKPOINTS) if chosen is None else [chosen]
     if not checkpoints:
         raise CheckpointError(
             f"the run '{folder}' has no checkpoint yet: train it first, or save more often."

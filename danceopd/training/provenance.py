@@ -27,6 +27,8 @@ Content = dict[str, dict[str, str]]
 
 PROVENANCE: Final = "provenance.json"
 _ROWS: Final = "rows"
+FIELD: Final = "field of Python code"
+"""Stands among a teacher's files where it is one, with its identity."""
 _PACKAGES: Final = ("danceopd", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
 _READERS: Final = 4  # files hashed at once; what a fast disk feeds
 _Stamp = tuple[int, int]  # size, and time of last change in nanoseconds
@@ -54,12 +56,20 @@ class Sources:
         asked: Sequence[Teacher],
         data: Mapping[str, Examples],
     ) -> None:
-        self._parts = {f"teacher '{teacher.name}'": family.files(teacher) for teacher in asked}
+        self._parts = {
+            _part(teacher): {} if teacher.identity is not None else family.files(teacher) for teacher in asked
+        }
+        self._own: dict[str, str] = {}
+        self.describe(asked)
         self._parts["the student"] = family.files(student, teachers)
         self._part_of = {path: part for part, files in self._parts.items() for path in files.values()}
         self._stamps = {path: self._stamp(path) for path in self._part_of}
         self._data = data
         self._digests: dict[Path, str] = {}
+
+    def describe(self, asked: Sequence[Teacher]) -> None:
+        """Say which of the teachers are fields of Python code; the files that they had do not count."""
+        self._own = {_part(teacher): teacher.identity for teacher in asked if teacher.identity is not None}
 
     def content(self, folder: Path) -> Content:
         """SHA-256 of every byte of the files, and the fingerprints of the rows.
@@ -84,6 +94,7 @@ class Sources:
             part: {name: self._digests[path] for name, path in sorted(files.items())}
             for part, files in self._parts.items()
         }
+        content |= {part: {FIELD: identity} for part, identity in self._own.items()}
         for route, rows in self._data.items():
             content[f"the data of route '{route}'"] = {_ROWS: rows_fingerprint(rows)}
         return content
@@ -133,6 +144,10 @@ class Sources:
         return ConfigError(
             f"'{path}' of {self._part_of[path]} cannot be read ({error.strerror}): restore the file."
         )
+
+
+def _part(teacher: Teacher) -> str:
+    return f"teacher '{teacher.name}'"
 
 
 def digests_of(files: Mapping[str, Path], folder: Path) -> dict[str, str]:

@@ -92,6 +92,8 @@ def describe_settings() -> list[Group]:
 
 def _keys(cls: Any) -> Iterator[Key]:
     for name, field in cls.__pydantic_fields__.items():
+        if field.exclude:  # of Python alone
+            continue
         kind = _type(_annotation(field))
         # That a text is not empty goes without saying.
         limits = "" if kind.startswith("text") else _range(field.metadata)

@@ -13,9 +13,10 @@ from danceopd.training.checkpoint import Checkpoint, list_checkpoints, load_chec
 from danceopd.training.config import as_mapping
 from danceopd.training.config_file import load_run_config
 from danceopd.training.errors import CheckpointError, DamagedCheckpointError
-from danceopd.training.provenance import Content, check_same_content, tell_changed_versions
+from danceopd.training.provenance import FIELD, Content, check_same_content, tell_changed_versions
 from danceopd.training.run_folder import CHECKPOINTS, CONFIG, METRICS, PROCESSES, has_begun
 from danceopd.training.same_run import STEP_SIZE, check_same_run, setting_text
+from danceopd.training.teachers import ASSIGNED
 
 _CHANGED: Final = "changed"  # in what checkpoints are made of
 
@@ -145,6 +146,13 @@ def tell_start(start: Start, made_of: Mapping[str, Any]) -> None:
             for key, (old, new) in start.changed.items()
         )
         print(f"danceopd: going on after update {start.checkpoint.step} with {now}", file=sys.stderr)
+    for part, of in made_of["content"].items():
+        if of.get(FIELD) == ASSIGNED:
+            print(
+                f"danceopd: {part} was assigned to trainer.teachers, so nothing tells whether it is what the "
+                "run began with: give it as Teacher(name, field=..., identity=...)",
+                file=sys.stderr,
+            )
     tell_changed_versions(start.checkpoint.made_of.get("versions", {}), made_of["versions"])
 
 

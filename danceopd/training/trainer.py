@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ from danceopd.training.schedule import learning_rate
 from danceopd.training.seeding import seeded
 from danceopd.training.sharding import sharded_models
 from danceopd.training.start import Start, find_start, note_changes, tell_start
+from danceopd.training.teachers import Fields
 from danceopd.training.trackers import Trackers
 from danceopd.training.weights import RunningMean, TrainedWeights
 
@@ -74,7 +76,8 @@ class DanceOPDTrainer:
     Attributes:
         field: the student as it is trained, under its guidance scale.
         asked: the teachers that some route asks; `teachers` are their fields, in this order. Others are known
-            but never loaded.
+            but never loaded. A field that is put in the place of one of them before `train` is told in the
+            run's folder as one of unknown contents; better is ``Teacher(name, field=..., identity=...)``.
         rollout_batch_size: samples of a forward of the rollout at most, None for all; where it is measured,
             from the start of `train` on.
         ranks: the processes that share the run. Each makes a trainer of the same settings and calls the same
@@ -125,7 +128,8 @@ class DanceOPDTrainer:
         sharded = sharded_models(config, family, self.ranks, self.asked)
         with seeded(config.seed, _INITIAL_VALUES, device=family.device), sharded:
             self.student = family.student(config.student, teachers)
-            self.teachers = [family.teacher(teacher) for teacher in self.asked]
+            self._fields = Fields(family, self.asked)
+        self.teachers = list(self._fields.made)
         field = compile_fields(config.compile, self.student.field, self.teachers, family.device)
         self.weights = TrainedWeights(self.student.module, config)
         self.mean = RunningMean(self.weights.masters, config.ema_decay) if config.ema_decay else None
@@ -150,7 +154,16 @@ class DanceOPDTrainer:
             ConfigError: if ``output_dir`` holds another run, or one of other files or rows.
             CheckpointError: if no checkpoint is whole.
         """
+        self._describe_teachers()
         return self._find_start(resume).checkpoint
+
+    def _describe_teachers(self) -> None:
+        """Note fields that were put in the place of a teacher's own."""
+        self.asked = self._fields.described(self.teachers)
+        self.sources.describe(self.asked)
+        asked = {teacher.name: teacher for teacher in self.asked}
+        teachers = [asked.get(teacher.name, teacher) for teacher in self.run.teachers]
+        self.run = replace(self.run, teachers=teachers)
 
     def _find_start(self, resume: bool | str | Path) -> Start:
         return find_start(
@@ -177,6 +190,7 @@ class DanceOPDTrainer:
             RankError: if another process of the run has failed, is gone, or holds other weights.
             Interrupted: a KeyboardInterrupt, if a signal came before the first update.
         """
+        self._describe_teachers()
         if not self.output_dir.exists():
             self.find_start(resume)  # a bad `resume` must not leave a folder behind
         with ExitStack() as stack:

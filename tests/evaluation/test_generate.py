@@ -263,6 +263,26 @@ def test_threads_open_a_copy_and_note_what_they_make_at_once(tmp_path: Path) -> 
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_images_that_are_not_finite_are_problems_of_their_cases(
+    shapes: BenchmarkCopy, tmp_path: Path
+) -> None:
+    calls = []
+
+    def spoilt(sample: torch.Tensor, sigma: Any, condition: Any) -> torch.Tensor:
+        calls.append(len(sample))
+        velocity = torch.zeros_like(sample)
+        if len(calls) == 1:
+            velocity[1] = torch.nan  # the second image of the first case
+        return velocity
+
+    done = draw(shapes, tmp_path / "x", field=spoilt, batch_size=4)
+    key = shapes.cases()[0].key
+    assert done.made == COUNT - 2 and list(done.problems) == [key]
+    assert "latents that are not finite" in done.problems[key]
+    again = draw(shapes, tmp_path / "x", field=lambda sample, sigma, condition: torch.zeros_like(sample))
+    assert (again.made, again.problems) == (2, {})
+
+
 @pytest.mark.slow
 def test_a_killed_process_leaves_whole_images(whole: Path, tmp_path: Path) -> None:
     """And what others have made of their shares is kept."""

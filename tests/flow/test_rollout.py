@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from danceopd import ops
-from danceopd.flow import GuidedField, ModelField, SigmaGrid, Solver, VelocityField, rollout
+from danceopd.flow import GuidedField, ModelField, SigmaGrid, Solver, VelocityField, rollout, rows_not_finite
 
 from .toys import Recorder, ToyCondition, ToyModel, draw_condition, draw_sample, predict
 
@@ -258,3 +259,39 @@ def test_bad_states_and_solvers_are_refused() -> None:
         rollout(PLAIN, draw_sample(1), GRID, draw_condition(1), stop=torch.tensor([[3, 3]]))
     with pytest.raises(ValueError, match="solver must be 'euler' or 'ab2', but got 'heun'"):
         rollout(PLAIN, draw_sample(1), GRID, draw_condition(1), solver="heun")  # type: ignore[arg-type]
+    levels: Any = [1.0, 0.5, 0.0]
+    with pytest.raises(TypeError, match=r"grid must be a SigmaGrid, but got list; wrap"):
+        rollout(PLAIN, draw_sample(1), levels, draw_condition(1))
+
+
+def test_states_may_be_given_as_a_list() -> None:
+    noise, condition = draw_sample(2), draw_condition(2)
+    listed = rollout(PLAIN, noise, GRID, condition, stop=[1, 2])
+    assert torch.equal(
+        listed.sample, rollout(PLAIN, noise, GRID, condition, stop=torch.tensor([1, 2])).sample
+    )
+
+
+@pytest.mark.parametrize("solver", ["euler", "ab2"])
+def test_a_field_may_return_a_view_of_its_sample_and_not_write_to_it(solver: Solver) -> None:
+    noise, condition = draw_sample(2), draw_condition(2)
+
+    def turned(sample: Tensor, sigma: Tensor, condition: ToyCondition) -> Tensor:
+        return sample[:1].expand_as(sample)
+
+    def copied(sample: Tensor, sigma: Tensor, condition: ToyCondition) -> Tensor:
+        return turned(sample, sigma, condition).clone()
+
+    def writing(sample: Tensor, sigma: Tensor, condition: ToyCondition) -> Tensor:
+        return sample.neg_()
+
+    expected = rollout(copied, noise, GRID, condition, solver=solver).sample
+    assert torch.equal(rollout(turned, noise, GRID, condition, solver=solver).sample, expected)
+    with pytest.raises(ValueError, match="the field of the rollout wrote in place to the sample"):
+        rollout(writing, noise, GRID, condition, solver=solver)
+
+
+def test_samples_that_are_not_finite_are_found() -> None:
+    sample = torch.zeros(4, 3, 2)
+    sample[1, 2, 0], sample[3, 0, 1] = torch.nan, -torch.inf
+    assert rows_not_finite(sample) == [1, 3]

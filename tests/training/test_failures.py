@@ -26,6 +26,7 @@ from danceopd.training import (
     load_checkpoint,
 )
 from danceopd.training.memory import out_of_memory_told
+from tests.training.runs import put_in_place
 from tests.training.test_trainer import comparable
 from tests.training.tiny import TinyFamily
 
@@ -136,7 +137,7 @@ def test_out_of_memory_names_what_to_change_and_the_run_goes_on_with_it(
             raise error
         return field(*arguments)
 
-    trainer.teachers[0] = breaking
+    put_in_place(trainer, 0, breaking)
     with pytest.raises(OutOfMemoryError) as caught:
         trainer.train()
     text = str(caught.value)

@@ -73,3 +73,16 @@ def test_a_folder_without_a_run_or_checkpoint_is_told(make_trainer: MakeTrainer,
     write_config(make_trainer().run, tmp_path / "config.yaml")
     with pytest.raises(CheckpointError, match="has no checkpoint yet"):
         load_student(tmp_path)
+
+
+def test_a_checkpoint_of_a_run_is_read_by_its_folder(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_trainer(max_steps=7).train()
+    monkeypatch.chdir(tmp_path / "run" / "checkpoints")
+    family = TinyFamily(torch.float32)
+    older = load_student("step-00000005", family=family)
+    assert (older.step, load_student(tmp_path / "run", family=family).step) == (5, 7)
+    assert repr(older) == "LoadedStudent(family='tiny', step=5, kind='auto')"
+    with pytest.raises(CheckpointError):
+        load_student("step-00000006", family=family)

@@ -22,7 +22,7 @@ from danceopd.training import (
 )
 from danceopd.training.metrics import MetricsFile
 from tests.training.conftest import ROUTES
-from tests.training.runs import MakeTrainer, bits
+from tests.training.runs import MakeTrainer, bits, put_in_place
 from tests.training.states import edit_state
 from tests.training.test_trainer import comparable
 from tests.training.tiny import TinyFamily
@@ -223,7 +223,7 @@ def test_a_run_that_has_diverged_goes_on_as_it_says(
 ) -> None:
     trainer = make_trainer()
     good = trainer.teachers[0]
-    trainer.teachers[0] = lambda *given: good(*given) * (float("nan") if trainer.step == 7 else 1.0)
+    put_in_place(trainer, 0, lambda *given: good(*given) * (float("nan") if trainer.step == 7 else 1.0))
     with pytest.raises(DivergedError) as caught:
         trainer.train()
     checkpoint = tmp_path / "run/checkpoints/step-00000007"

@@ -13,6 +13,7 @@ import danceopd.training.trainer as trainer_module
 from danceopd.flow import QUERY_LAWS
 from danceopd.training import ConfigError, DanceOPDTrainer, DivergedError, Route, Teacher, read_metrics
 from tests.training.conftest import ROUTES, TEACHERS
+from tests.training.runs import put_in_place
 from tests.training.tiny import TinyFamily
 
 MakeTrainer = Callable[..., DanceOPDTrainer]
@@ -185,7 +186,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_loses_nothing(
         calls.append(trainer.step)
         return good(sample, sigma, condition) * (float("nan") if trainer.step == 7 else 1.0)
 
-    trainer.teachers[0] = breaking
+    put_in_place(trainer, 0, breaking)
     with pytest.raises(DivergedError) as caught:
         trainer.train()
     text = str(caught.value)

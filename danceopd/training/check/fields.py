@@ -21,7 +21,8 @@ def base_field(trainer: DanceOPDTrainer, guidance_vector: float | None = None) -
     """The base's field, None where the run does not hold the base in memory and would have to load it."""
     student = trainer.config.student
     shares = isinstance(trainer.student.field, AdapterField)
-    if shares or any(teacher.checkpoint is None for teacher in trainer.asked):
+    from_files = (teacher for teacher in trainer.asked if teacher.identity is None)
+    if shares or any(teacher.checkpoint is None for teacher in from_files):
         return trainer.family.teacher(Teacher("base", guidance_vector=guidance_vector))
     return trainer.student.field if student.init == "base" else None
 

@@ -83,7 +83,8 @@ def check_run(
     tell("data", [entry.line() for entry in rows])
 
     asked = asked_teachers(config.teachers, config.routes, config.method)
-    resources = check_resources(family.footprint(config.student, asked), config, family.device)
+    from_files = [teacher for teacher in asked if teacher.identity is None]
+    resources = check_resources(family.footprint(config.student, from_files), config, family.device)
     with open_probe(family, config, data, shapes) as probe:
         cache = _cache_bytes(config, probe, data)
         check_cache(resources, config, cache)

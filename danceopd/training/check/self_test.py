@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from danceopd.families.base import field_of
 from danceopd.flow import VelocityField
 from danceopd.methods import DanceOPD, Limits
 from danceopd.settings import ConfigError
@@ -54,7 +55,7 @@ def run_self_test(trainer: DanceOPDTrainer, probe: Probe) -> SelfTest:
     start = _starts_as_base(trainer, probe)
     fields = {}
     for index, teacher in enumerate(trainer.asked):
-        plain = trainer.family.teacher(dataclasses.replace(teacher, guidance_scale=1.0))
+        plain = field_of(trainer.family, dataclasses.replace(teacher, guidance_scale=1.0))
         routes = _routes_of(index, trainer)
         fields[teacher.name] = _behaviour_of(f"teacher '{teacher.name}'", plain, routes, trainer, probe)
     if not trainer.asked:

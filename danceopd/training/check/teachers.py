@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from danceopd.families import Teacher
+from danceopd.families.base import field_of
 from danceopd.flow import VelocityField
 from danceopd.settings import ConfigError
 from danceopd.training.batch import PlannedBatch
@@ -59,6 +60,8 @@ def describe_teachers(trainer: DanceOPDTrainer, probe: Probe) -> Iterator[Teache
 def _without(trainer: DanceOPDTrainer, teacher: Teacher) -> tuple[VelocityField | None, str]:
     """The field without what makes a teacher one, and what that is; nothing for the base."""
     family = trainer.family
+    if teacher.identity is not None and teacher.guidance_scale == 1.0:
+        return None, ""
     if teacher.lora is not None:
         plain = dataclasses.replace(teacher, lora=None, weight_name=None, scale=1.0)
         return family.teacher(plain), f"its LoRA '{teacher.lora}' at scale {teacher.scale:g}"
@@ -68,7 +71,7 @@ def _without(trainer: DanceOPDTrainer, teacher: Teacher) -> tuple[VelocityField 
         return guided, f"its checkpoint '{teacher.checkpoint}'"
     if teacher.guidance_scale != 1.0:
         plain = dataclasses.replace(teacher, guidance_scale=1.0)
-        return family.teacher(plain), f"guidance_scale={teacher.guidance_scale:g}"
+        return field_of(family, plain), f"guidance_scale={teacher.guidance_scale:g}"
     return family.teacher(teacher), ""
 
 
@@ -83,6 +86,8 @@ def _ignores_prompts(teacher: Teacher, field: VelocityField, batch: PlannedBatch
 
 
 def _what(teacher: Teacher) -> str:
+    if teacher.identity is not None:
+        return f"a field of Python code ({teacher.identity})"
     kinds = [("LoRA", teacher.lora is not None), ("checkpoint", teacher.checkpoint is not None)]
     named = " on ".join(kind for kind, there in kinds if there)
     return named or ("the base" if teacher.guidance_scale == 1.0 else "guidance on the base")
