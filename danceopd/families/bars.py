@@ -35,17 +35,16 @@ def bars_if_watched(library: str) -> Iterator[None]:
     if watched or library not in ("transformers", "diffusers") or _SWITCH in os.environ:
         yield
         return
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
-
+    hub: Any = import_module("huggingface_hub.utils")
     logging: Any = import_module(f"{library}.utils.logging")
     if not logging.is_progress_bar_enabled():
         yield
         return
-    downloads_hidden = are_progress_bars_disabled()
+    downloads_hidden = hub.are_progress_bars_disabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.enable_progress_bar()  # that of transformers turns those of downloads on, too
         if downloads_hidden:
-            disable_progress_bars()
+            hub.disable_progress_bars()
