@@ -24,6 +24,7 @@ class TakesSettings(TyperCommand):
             ValueError: it has a key of the config with dashes.
         """
         options = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        options |= set(self.get_help_option_names(ctx))
         for argument, following in zip(args, [*args[1:], ""], strict=True):
             name, equals, value = argument.partition("=")
             if not name.startswith("--") or name in options:

@@ -36,7 +36,12 @@ def bars_if_watched(library: str) -> Iterator[None]:
         yield
         return
     hub: Any = import_module("huggingface_hub.utils")
-    logging: Any = import_module(f"{library}.utils.logging")
+    transformers = library == "transformers"
+    logging: Any = (
+        import_module("transformers.utils.logging")
+        if transformers
+        else import_module("diffusers.utils.logging")
+    )
     if not logging.is_progress_bar_enabled():
         yield
         return
