@@ -16,7 +16,7 @@ import torch
 from danceopd.evaluation.base import Benchmark, Case
 from danceopd.evaluation.record import RECORD
 from danceopd.families import Family, Teacher, load_family
-from danceopd.families.base import field_of
+from danceopd.families.base import check_has_field
 from danceopd.flow import VelocityField
 from danceopd.settings import ConfigError, nearest
 from danceopd.training import CheckpointError, list_checkpoints, load_run_config, load_student
@@ -27,7 +27,9 @@ STUDENT: Final = "student"
 BASE: Final = "base"
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
-_OF_TEACHERS: Final = ("name", "offload")  # change nothing about an image
+# What changes a teacher's images beside its files, which are known by their content. An evaluation goes on
+# under these same keys alone.
+_OF_TEACHERS: Final = ("scale", "guidance_scale", "guidance_vector", "quantization")
 
 
 @dataclass(frozen=True)
@@ -244,16 +246,8 @@ def _identity_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def _teacher(teacher: Teacher, family: Family, run: Path, only: frozenset[str]) -> Contender:
-    if teacher.identity is not None:
-        field_of(family, teacher)  # a config holds its name alone, and says so
-    settings = dataclasses.asdict(teacher)
-    changed = {
-        one.name: settings[one.name]
-        for one in dataclasses.fields(teacher)
-        if one.name not in _OF_TEACHERS and settings[one.name] != one.default
-    }
-    # Paths say nothing about what lies there; the files are known by their content.
-    about = {key: value for key, value in changed.items() if key not in ("checkpoint", "lora", "weight_name")}
+    check_has_field(teacher)
+    about = {key: getattr(teacher, key) for key in _OF_TEACHERS}
     identity = {"files": digests_of(family.files(teacher), run), "settings": about, **_precision(family)}
     return Contender(_plain(teacher.name), family, lambda: family.teacher(teacher), identity, only)
 
