@@ -25,21 +25,58 @@ def read_png(path: Path) -> Tensor:
     """uint8 [3, H, W]; an image that `write_pngs` enlarged is brought back to the pixels it was made of.
 
     Raises:
-        ValueError: the file is no image.
+        ValueError: the file is no image, or one of 32-bit pixels.
         OSError: it cannot be read.
     """
     try:
         with Image.open(path) as image:
-            return pixels_of(image)
+            return pixels_of(image, f"source '{path}'")
     except UnidentifiedImageError:
         raise ValueError(f"source '{path}' is not an image that can be read: give a PNG.") from None
 
 
-def pixels_of(image: Image.Image) -> Tensor:
-    """uint8 [3, H, W] of an opened image; one that `write_pngs` enlarged is brought back."""
+def pixels_of(image: Image.Image, name: str = "an image") -> Tensor:
+    """uint8 [3, H, W] of an opened image, as `as_rgb`; one that `write_pngs` enlarged is brought back.
+
+    Raises:
+        ValueError: it has 32-bit pixels; the message calls it by `name`.
+    """
+    if has_32_bits(image):
+        raise ValueError(f"{name} has 32-bit pixels, whose range is unknown: save it with 8 bits per colour.")
+    pixels = np.array(as_rgb(ImageOps.exif_transpose(image)))
     zoom = int(image.info.get(_ZOOM, 1))
-    pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    return torch.from_numpy(pixels[::zoom, ::zoom].copy()).permute(2, 0, 1)
+    small = pixels[::zoom, ::zoom]
+    # Pillow keeps the note when somebody crops or scales the image, which then need not be squares any more.
+    if zoom > 1 and np.array_equal(small.repeat(zoom, axis=0).repeat(zoom, axis=1), pixels):
+        pixels = small
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image in 8-bit RGB, transparency laid on white; see `with_8_bits`."""
+    image = with_8_bits(image)
+    if may_be_transparent(image):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def with_8_bits(image: Image.Image) -> Image.Image:
+    """An image whose 16-bit greys keep their upper 8 bits; itself where there are none."""
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion would clip: all but the darkest greys would be white.
+        return Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+    return image
+
+
+def has_32_bits(image: Image.Image) -> bool:
+    """Whether its numbers are of a kind that does not tell which one is white."""
+    return image.mode in ("I", "F")
+
+
+def may_be_transparent(image: Image.Image) -> bool:
+    """Whether it has an alpha channel, or a colour that stands for transparency."""
+    return "A" in image.mode.upper().replace("LAB", "") or "transparency" in image.info
 
 
 def check_pngs(out: Path) -> None:

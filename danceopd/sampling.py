@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from danceopd.families.base import Example, Family
+from danceopd.families.config import Teacher
 from danceopd.flow import VelocityField, check_takes_samples, draw_noise, rollout, rows_not_finite
 from danceopd.pictures import pixels_of, read_png
 
@@ -38,7 +39,8 @@ def sample(
         field: what to follow, a teacher or a student's field.
         prompts: B captions or instructions.
         sources: B images to edit (or several each where the family takes several), or None for text-to-image
-            (all, or single entries). An image is a tensor uint8 [3, H, W], one of Pillow's, or a file.
+            (all, or single entries). An image is a tensor uint8 [3, H, W], one of Pillow's, or a file;
+            transparency is laid on white.
         size: height and width of the images in pixels; the family's choice when None.
         num_steps: at least 1.
         guidance_scale: classifier-free guidance on top of `field`; 1 for none.
@@ -59,7 +61,8 @@ def sample(
         raise ValueError(
             f"prompts must be a list of at least one, but got {prompts!r}; wrap a single prompt in a list."
         )
-    if isinstance(sources, (str, Path, Image.Image)):
+    one = isinstance(sources, Tensor) and sources.ndim == 3
+    if one or isinstance(sources, (str, Path, Image.Image)):
         raise ValueError(
             f"sources must be a list of one image per prompt, but got {type(sources).__name__}; wrap it in "
             "a list."
@@ -106,6 +109,13 @@ def _check(family: Family, field: VelocityField, **numbers: int) -> None:
             f"field must be a velocity field, but got {str(field)!r}; a run's is "
             f"danceopd.load_student({str(field)!r}).field, and family.teacher(...) gives an expert's."
         )
+    if isinstance(field, Teacher):
+        raise TypeError(
+            f"field must be a velocity field, but got Teacher('{field.name}', ...); give what "
+            "family.teacher(...) makes of it."
+        )
+    if not callable(field) and hasattr(field, "field"):  # what `load_student` gives, or a family's student
+        raise TypeError(f"field must be a velocity field, but got {type(field).__name__}; give its .field.")
     check_takes_samples(field, "field")
     for name, value in numbers.items():
         least = 0 if name == "seed" else 1
@@ -126,7 +136,7 @@ def as_pixels(image: AnyImage) -> Tensor:
     """An image as uint8 [3, H, W], turned as its EXIF data says.
 
     Raises:
-        ValueError: a file is no image, or a tensor has another shape.
+        ValueError: a file is no image, an image has 32-bit pixels, or a tensor has another shape.
         TypeError: it is nothing that an image is given as.
         OSError: a file cannot be read.
     """

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
-from danceopd.families import Example
+from danceopd.data.images import load_image
+from danceopd.families import Example, Student, Teacher
 from danceopd.flow import GuidedField, ModelField, SigmaGrid, VelocityField
 from danceopd.pictures import write_pngs
-from danceopd.sampling import sample
+from danceopd.sampling import as_pixels, sample
 
 from .flow.toys import SHAPE, Recorder, ToyCondition, ToyModel, predict
 
@@ -111,10 +114,34 @@ def test_sources_may_be_pictures_and_files(tmp_path: Path) -> None:
         assert torch.equal(sample(FAMILY, FIELD, PROMPTS[:1], sources=given, num_steps=2), expected)
 
 
+def test_pictures_of_other_kinds_are_those_that_training_reads() -> None:
+    clear = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
+    palette = Image.new("P", (2, 2), 0)
+    palette.info["transparency"] = 0
+    greys = Image.fromarray(np.array([[0, 0x1234], [0x80FF, 0xFFFF]], dtype=np.uint16))
+    for picture in (clear, palette, greys):
+        assert torch.equal(as_pixels(picture), load_image(picture, Path(), "it").pixels)
+    assert as_pixels(clear).min() == 255 and as_pixels(greys)[0].tolist() == [[0, 0x12], [0x80, 0xFF]]
+    with pytest.raises(ValueError, match="an image has 32-bit pixels, whose range is unknown"):
+        as_pixels(Image.new("F", (2, 2)))
+
+
+def test_an_enlarged_picture_that_was_scaled_or_cropped_is_taken_as_it_is(tmp_path: Path) -> None:
+    pixels = torch.arange(48, dtype=torch.uint8).view(3, 4, 4)
+    write_pngs(pixels[None], tmp_path / "x.png", zoom=4)
+    with Image.open(tmp_path / "x.png") as picture:
+        assert torch.equal(as_pixels(picture), pixels)
+        assert torch.equal(as_pixels(picture.resize((4, 4), Image.Resampling.NEAREST)), pixels)
+        assert as_pixels(picture.crop((2, 2, 10, 10))).shape == (3, 8, 8)
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
         ({"family": "shapesworld"}, TypeError, r"family .*'shapesworld'.*danceopd.load_family"),
+        ({"field": Teacher("x")}, TypeError, r"got Teacher\('x', ...\); give what family.teacher"),
+        ({"field": Student(ToyModel(), FIELD, Mock())}, TypeError, "but got Student; give its .field"),
+        ({"sources": torch.zeros(3, 4, 4)}, ValueError, "sources must be a list .* got Tensor; wrap it"),
         ({"field": "runs/x"}, TypeError, r"field .*'runs/x'; a run's is danceopd.load_student\('runs/x'\)"),
         ({"field": lambda sample: sample}, TypeError, r"field must take \(sample, sigma, condition\)"),
         ({"num_steps": 4.5}, TypeError, "num_steps must be a whole number, but got 4.5"),

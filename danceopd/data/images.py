@@ -16,6 +16,7 @@ from torch import Tensor
 from danceopd.data.content import ImageContent
 from danceopd.data.errors import DataError, shown
 from danceopd.data.keys import content_key
+from danceopd.pictures import as_rgb, has_32_bits, may_be_transparent, with_8_bits
 
 _CURE: Final = "replace the image, or remove the row"
 _Convert = Callable[[Image.Image, str], Image.Image]
@@ -155,16 +156,12 @@ def _decode(image: Image.Image, what: str, convert: _Convert) -> Tensor:
 
 
 def _as_rgb(image: Image.Image, what: str) -> Image.Image:
-    image = _with_8_bits(image, what)
-    if _may_be_transparent(image):
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return as_rgb(_with_8_bits(image, what))
 
 
 def _as_grey(image: Image.Image, what: str) -> Image.Image:
     image = _with_8_bits(image, what)
-    if _may_be_transparent(image):
+    if may_be_transparent(image):
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
             raise DataError(
@@ -175,16 +172,9 @@ def _as_grey(image: Image.Image, what: str) -> Image.Image:
 
 
 def _with_8_bits(image: Image.Image, what: str) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        # Pillow's own conversion would clip: all but the darkest greys would be white.
-        return Image.fromarray((np.array(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
+    if has_32_bits(image):
         raise DataError(f"{what} has 32-bit pixels, whose range is unknown: save it with 8 bits per colour.")
-    return image
-
-
-def _may_be_transparent(image: Image.Image) -> bool:
-    return "A" in image.mode.upper().replace("LAB", "") or "transparency" in image.info
+    return with_8_bits(image)
 
 
 def _with_content(pixels: Tensor, key: str) -> LoadedImage:
