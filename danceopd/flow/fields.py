@@ -73,7 +73,7 @@ def velocity_of(field: VelocityField, name: str, sample: Tensor, sigma: Tensor, 
         condition: B samples.
 
     Raises:
-        TypeError: it returned no tensor.
+        TypeError: it returned no tensor, or one whose dtype no op takes beside `sample`.
         ValueError: the tensor is of another shape or on another device, or the field wrote to what it was
             called with.
     """
@@ -88,6 +88,12 @@ def velocity_of(field: VelocityField, name: str, sample: Tensor, sigma: Tensor, 
             )
     if not isinstance(velocity, Tensor):
         raise TypeError(f"{name} returned {_shown(velocity)} in place of a velocity; return a tensor.")
+    is_wide, are_wide = (tensor.dtype == torch.float64 for tensor in (velocity, sample))
+    if not velocity.is_floating_point() or is_wide != are_wide:
+        raise TypeError(
+            f"{name} returned a velocity of {velocity.dtype} for samples of {sample.dtype}; compute it in "
+            "theirs, or convert it."
+        )
     if velocity.shape != sample.shape:
         raise ValueError(
             f"{name} returned a velocity of shape {list(velocity.shape)} for samples of shape "
@@ -101,8 +107,8 @@ def velocity_of(field: VelocityField, name: str, sample: Tensor, sigma: Tensor, 
 
 
 def _version(tensor: Tensor) -> int:
-    """Counts what was written in place; tensors of inference mode do not count."""
-    return 0 if tensor.is_inference() else tensor._version
+    """Counts what was written in place; tensors of inference mode do not count, and compilers cannot ask."""
+    return 0 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
 
 
 def _shown(value: object) -> str:
@@ -151,7 +157,9 @@ class GuidedField:
         """Conditional and unconditional velocity (None at scale 1), for kernels that fold guidance in."""
         if self.scale == 1.0:
             return self.field(sample, sigma, condition), None
-        both = self.field(
+        both = velocity_of(
+            self.field,
+            "the field under guidance",
             torch.cat([sample, sample]),
             torch.cat([sigma, sigma]),
             condition.concat(condition.unconditional()),

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
-from danceopd.flow import GuidedField, MixtureField, ModelField
+from danceopd.flow import GuidedField, MixtureField, ModelField, velocity_of
 
-from .toys import Recorder, ToyModel, draw_condition, draw_sample, predict
+from .toys import Recorder, ToyCondition, ToyModel, draw_condition, draw_sample, predict
 
 SIGMA = torch.linspace(0.05, 0.95, 6)
 
@@ -75,6 +76,26 @@ def test_guidance_is_a_mixture_of_the_two_branches() -> None:
     mixture = MixtureField([field(), unprompted], [3.0, -2.0])(sample, SIGMA, condition)
     guided = GuidedField(field(), 3.0)(sample, SIGMA, condition)
     torch.testing.assert_close(mixture, guided, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.complex64])
+def test_a_velocity_of_a_dtype_that_no_op_takes_is_refused(dtype: torch.dtype) -> None:
+    def other(sample: Tensor, sigma: Tensor, condition: ToyCondition) -> Tensor:
+        return sample.to(dtype)
+
+    sample, sigma, condition = draw_sample(2), torch.full((2,), 0.5), draw_condition(2)
+    with pytest.raises(TypeError, match=rf"mine returned a velocity of {dtype} for samples of torch.float32"):
+        velocity_of(other, "mine", sample, sigma, condition)
+    with pytest.raises(TypeError, match="the field under guidance returned a velocity of"):
+        GuidedField(other, 2.0)(sample, sigma, condition)
+
+
+def test_checked_fields_can_be_compiled_whole() -> None:
+    field = MixtureField([ModelField(ToyModel(), predict)] * 2, (0.5, 1.0))
+    given = draw_sample(2), torch.full((2,), 0.5), draw_condition(2)
+    with torch.no_grad():
+        compiled = torch.compile(field, backend="eager", fullgraph=True)(*given)
+        assert torch.allclose(compiled, field(*given))
 
 
 def test_bad_fields_are_refused() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from danceopd.families import Teacher
-from danceopd.flow import AdapterField, VelocityField, parts_of
+from danceopd.flow import AdapterField, VelocityField, parts_of, velocity_of
 from danceopd.training.batch import PlannedBatch
 from danceopd.training.trainer import DanceOPDTrainer
 
@@ -28,11 +28,11 @@ def base_field(trainer: DanceOPDTrainer, guidance_vector: float | None = None) -
 
 
 @torch.no_grad()
-def first_velocity(field: VelocityField, batch: PlannedBatch) -> Tensor:
-    """fp32 velocity [S, ...] at the noise that a batch starts from."""
+def first_velocity(field: VelocityField, batch: PlannedBatch, name: str = "the field") -> Tensor:
+    """fp32 velocity [S, ...] at the noise that a batch starts from; messages call the field by `name`."""
     noise = batch.batch.noise
     sigma = batch.grid.tensor(noise.device)[0].expand(len(noise))
-    return field(noise.float(), sigma, batch.batch.condition).float()
+    return velocity_of(field, name, noise.float(), sigma, batch.batch.condition).float()
 
 
 def distance(value: Tensor, reference: Tensor) -> float:

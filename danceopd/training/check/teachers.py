@@ -30,7 +30,7 @@ def describe_teachers(trainer: DanceOPDTrainer, probe: Probe) -> Iterator[Teache
     for index, (teacher, field) in enumerate(zip(trainer.asked, trainer.teachers, strict=True)):
         route = trainer.teacher_of_route.index(index)
         (batch,) = probe.batches(probe.slots(route)[:1], trainer.teacher_of_route)
-        velocity = first_velocity(field, batch)
+        velocity = first_velocity(field, batch, f"teacher '{teacher.name}'")
         if not bool(velocity.isfinite().all()):
             raise ConfigError(
                 f"teacher '{teacher.name}' returns a velocity that is not finite: restore its weights, or "
