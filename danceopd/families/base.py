@@ -271,12 +271,17 @@ def field_of(family: Family, teacher: Teacher) -> VelocityField:
     """
     if teacher.identity is None:
         return family.teacher(teacher)
-    if teacher.field is None:
+    check_has_field(teacher)
+    return family.guided(teacher.field, teacher.guidance_scale)
+
+
+def check_has_field(teacher: Teacher) -> None:
+    """Raise ConfigError where a teacher is a field of Python code of which only the identity is here."""
+    if teacher.identity is not None and teacher.field is None:
         raise ConfigError(
             f"teacher '{teacher.name}' is a field of Python code ({teacher.identity}), which no file holds: "
             f"go on from the script that made it, with Teacher('{teacher.name}', field=..., identity=...)."
         )
-    return family.guided(teacher.field, teacher.guidance_scale)
 
 
 Place = Callable[[nn.Module, Sequence[nn.Module]], None]

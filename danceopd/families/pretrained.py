@@ -372,7 +372,10 @@ class PretrainedFamily:
     def placed_by(self, place: Place) -> Iterator[None]:
         """Have `place` bring models to the device, see `danceopd.families.Shardable`."""
         if self._base is not None:
-            raise ValueError("this family's base is on its device already: load the family again.")
+            raise ValueError(
+                "this family's base is on its device already: load the family again, and ask it for no field "
+                "before the trainer does."
+            )
         self._waiting = []
         try:
             yield

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from danceopd.families import Examples, Family, Teacher
+from danceopd.families.base import check_has_field
 from danceopd.flow import SigmaGrid
 from danceopd.methods import Method
 from danceopd.settings import ConfigError
@@ -61,13 +62,20 @@ def _holds(rising: Sequence[int], row: int) -> bool:
 
 
 def asked_teachers(teachers: Sequence[Teacher], routes: Sequence[Route], method: Method) -> list[Teacher]:
-    """Those that some route asks, in their order, and then those that only the method asks."""
+    """Those that some route asks, in their order, and then those that only the method asks.
+
+    Raises:
+        ConfigError: one is a field of Python code, of which only the identity is here.
+    """
     if not method.needs_teachers:
         return []
     of_routes = {route.teacher for route in routes}
     first = [teacher for teacher in teachers if teacher.name in of_routes]
     others = set(method.other_teachers) - of_routes
-    return first + [teacher for teacher in teachers if teacher.name in others]
+    asked = first + [teacher for teacher in teachers if teacher.name in others]
+    for teacher in asked:
+        check_has_field(teacher)
+    return asked
 
 
 def name_routes(routes: Sequence[Route]) -> list[str]:

@@ -105,14 +105,14 @@ class DanceOPDTrainer:
         self.config = config
         self.output_dir = Path(config.output_dir)
         self.route_names = name_routes(routes)
-        self.data = read_rows(family, routes) if data is None else list(data)
         self.method = config.method
+        self.asked = asked_teachers(teachers, routes, self.method)
+        self.data = read_rows(family, routes) if data is None else list(data)
         if self.method.needs_targets:
             check_targets(self.data)
         if config.unedited_weight is not None:
             check_masks(self.data)
         grid_of = find_grids(family, routes, self.data, config.num_rollout_steps)
-        self.asked = asked_teachers(teachers, routes, self.method)
         # A method without teachers still counts the routes' names: it learns from data grouped by them.
         names = [teacher.name for teacher in self.asked] or list(dict.fromkeys(r.teacher for r in routes))
         self.teacher_of_route = [names.index(route.teacher) for route in routes]

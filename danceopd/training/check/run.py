@@ -76,13 +76,13 @@ def check_run(
         )
     tell("config", [f"{config.family}, {len(config.teachers)} teachers, {len(config.routes)} routes"])
 
+    asked = asked_teachers(config.teachers, config.routes, config.method)
     data = read_rows(family, config.routes)
     find_grids(family, config.routes, data, config.num_rollout_steps)
     shapes = [family.shapes(rows) for rows in data]
     rows = _describe_rows(config, shapes)
     tell("data", [entry.line() for entry in rows])
 
-    asked = asked_teachers(config.teachers, config.routes, config.method)
     from_files = [teacher for teacher in asked if teacher.identity is None]
     resources = check_resources(family.footprint(config.student, from_files), config, family.device)
     with open_probe(family, config, data, shapes) as probe:
