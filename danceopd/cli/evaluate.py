@@ -29,8 +29,8 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="RUN|EXPERT",
-            help="A run's folder (its newest checkpoint is read); without --benchmark also full weights, an "
-            "expert's name, or base.",
+            help="A run's folder (its newest checkpoint is read); without --benchmark also one of its "
+            "checkpoints, full weights, an expert's name, or base.",
         ),
     ] = None,
     benchmark: Annotated[

@@ -37,7 +37,7 @@ def open_model(
     """The field that a command line's RUN|EXPERT names, and its family.
 
     Args:
-        model: a run's folder, full weights, an expert's name or ``base``.
+        model: a run's folder or that of one of its checkpoints, full weights, an expert's name or ``base``.
         family: of an expert, as are the following but `device`.
         device: the run's own when None, and cpu for an expert.
         lora: to put on the expert.
@@ -51,8 +51,11 @@ def open_model(
 
     from danceopd.families import Teacher, load_family
     from danceopd.training import load_student
+    from danceopd.training.loading import run_of
+    from danceopd.training.run_folder import CONFIG
 
-    if (Path(model) / "config.yaml").is_file():
+    # A checkpoint's file of weights would do as an expert's, but without the running mean.
+    if (run_of(Path(model))[0] / CONFIG).is_file():
         for option, value in (("lora", lora), ("dtype", dtype), ("resolution", resolution)):
             if value is not None:
                 raise ValueError(f"--{option} {value} is for an EXPERT, but '{model}' is a run: drop it.")

@@ -20,7 +20,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="RUN|EXPERT",
-        help="A run's folder (its newest checkpoint is read), full weights, an expert's name, or base.",
+        help="A run's folder (its newest checkpoint is read) or one of its checkpoints, full weights, an "
+        "expert's name, or base.",
     ),
 ]
 FamilyName = Annotated[

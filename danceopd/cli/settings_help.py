@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from typing import Any
 
@@ -27,15 +26,17 @@ class TakesSettings(TyperCommand):
         options |= set(self.get_help_option_names(ctx))
         for argument, following in zip(args, [*args[1:], ""], strict=True):
             name, equals, value = argument.partition("=")
-            if not name.startswith("--") or name in options:
+            if not name.startswith("--") or name in options or ctx.resilient_parsing:  # a shell completes
                 continue
             from danceopd.training import RunConfig
 
             key = name[2:].replace("-", "_")
-            if key.partition(".")[0] in {field.name for field in dataclasses.fields(RunConfig)}:
-                meant = value if equals else following
+            known: Any = RunConfig
+            if (top := known.__pydantic_fields__.get(key.partition(".")[0])) is not None:
+                if not equals:  # what follows may be another option, or, after a switch, the file
+                    value = "" if top.annotation is bool or following.startswith("--") else following
                 raise ValueError(
-                    f"'{argument}' is a key of the config and no option: write {key}={meant or 'VALUE'}, "
+                    f"'{argument}' is a key of the config and no option: write {key}={value or 'VALUE'}, "
                     "without dashes."
                 )
         return super().parse_args(ctx, args)

@@ -19,6 +19,15 @@ from danceopd.training.run_folder import CHECKPOINTS, CONFIG
 from danceopd.training.weights import TrainedWeights
 
 
+def run_of(place: Path) -> tuple[Path, Path | None]:
+    """The run folder that ``place`` is, or in which it is a checkpoint, and that checkpoint."""
+    if not (place / CONFIG).is_file():
+        for folder in (place.absolute(), place.resolve()):
+            if folder.parent.name == CHECKPOINTS:
+                return folder.parents[1], place
+    return place, None
+
+
 class LoadedStudent(NamedTuple):
     """A student, ready to sample from.
 
@@ -62,9 +71,7 @@ def load_student(
         CheckpointError: if it has no checkpoint yet, a damaged one, or one of another student.
         ValueError: from the family, for weights under the student that are not there.
     """
-    folder, chosen = Path(run), None
-    if not (folder / CONFIG).is_file() and folder.resolve().parent.name == CHECKPOINTS:
-        folder, chosen = folder.resolve().parents[1], folder
+    folder, chosen = run_of(Path(run))
     if not (folder / CONFIG).is_file():
         raise ConfigError(
             f"'{folder}' is not the folder of a run: it has no {CONFIG}; name a run's output_dir."

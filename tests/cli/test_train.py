@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.main import get_command
 
+from danceopd import cli
 from danceopd.training.provenance import Sources
 from tests.cli.running import run, told
 from tests.page.html import Page
@@ -28,6 +30,15 @@ def test_train_then_sample(config: Path, tmp_path: Path) -> None:
     assert result.stdout.strip() == str(out)
     with Image.open(out) as image:
         assert image.size == (256, 256)
+
+
+def test_a_checkpoint_is_sampled_as_the_student_that_it_holds(config: Path, tmp_path: Path) -> None:
+    assert run("train", config, "ema_decay=0.9").exit_code == 0
+    older = tmp_path / "run/checkpoints/step-00000002"
+    result = run("sample", older, "--prompt", "1", "--steps", 1, "--out", tmp_path / "image.png")
+    assert result.exit_code == 0, result.output
+    assert f"{older}: 2 of 4 updates" in result.stderr
+    told(run("sample", older, "--prompt", "1", "--dtype", "float32"), "is for an EXPERT", "is a run")
 
 
 def test_train_continues_and_refuses_another_run(config: Path, tmp_path: Path) -> None:
@@ -96,6 +107,12 @@ def test_a_key_given_as_an_option_is_told_how_it_is_given(config: Path) -> None:
     told(run("train", config, "--max_steps=10"), "no option: write max_steps=10, without dashes")
     told(run("check", config, "--batch-size", "4"), "no option: write batch_size=4, without dashes")
     told(run("train", config, "--student.rank", "4"), "write student.rank=4,")
+    told(run("train", config, "--max-steps", "--no-check"), "write max_steps=VALUE,")
+    told(run("train", "--progress", config), "write progress=VALUE,")
+    train: Any = get_command(cli.app)
+    train.commands["train"].make_context(
+        "train", ["x", "--seed", "1"], resilient_parsing=True
+    )  # as shells do
     other = run("train", config, "--nothing=1")
     assert other.exit_code == 2 and "--nothing" in other.stderr and "without dashes" not in other.stderr
 
