@@ -99,7 +99,7 @@ def sample(
     return torch.cat(images)
 
 
-def _check(family: Family, field: VelocityField, **numbers: int) -> None:
+def _check(family: Family, field: object, **numbers: int) -> None:
     if not callable(getattr(family, "guided", None)):
         raise TypeError(
             f"family must be a model family, but got {family!r:.60}; load one with danceopd.load_family(...)."
