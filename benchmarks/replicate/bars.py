@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .arms import REFERENCES, VALIDATED, arms_of, label_of, settings_of
 from .drawing import (
     Drawing,
+    add_legend,
     grounds_of,
     mark_expert,
     new_figure,
@@ -23,6 +24,8 @@ from .tables import suites_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_ANY: Final = "#555555"  # in the legend, for the colours of all arms
 
 
 def draw_suites(runs: Sequence[Run], folder: Path) -> Iterator[Drawing]:
@@ -55,6 +58,9 @@ def _bars(runs: Sequence[Run], suite: str, setting: str, arms: Sequence[str], fo
                 shift = 0.0 if len(told) == 1 else (0.2 if budget == "updates" else -0.2)
                 colour = pale(colours[arm]) if budget == "compute" else colours[arm]
                 _bar(panel, places[arm] + shift, estimate, colour, wide)
+        if both:  # what the two bars of an arm are, in a colour that no arm has
+            for label, colour in (("equal updates", _ANY), ("equal compute", pale(_ANY))):
+                panel.fill_between([], [], [], color=colour, label=label)
         if not validated:
             mark_expert(panel, runs, setting, ground, across=False)
         panel.set_title(ground or "mean of the grounds", fontsize=10)
@@ -66,9 +72,10 @@ def _bars(runs: Sequence[Run], suite: str, setting: str, arms: Sequence[str], fo
     for label, arm in zip(panels[0].get_yticklabels(), places, strict=True):
         label.set_fontweight("bold" if arm == REFERENCES.get(suite) else "normal")
     panels[0].set_ylim(-0.6, len(arms) - 0.4)
+    if both:
+        add_legend(figure, panels[0])
     note = "Whiskers: 95 % over seeds and prompts."
     note += "" if validated else " Dashed: the expert of the ground."
-    note += " Dark: equal updates; pale: equal compute." if both else ""
     note += " Right: rank in the paper." if published else ""
     return save(figure, folder, f"{suite}-{setting}", f"{suite}, {setting}", note)
 
