@@ -21,7 +21,6 @@ from danceopd.data import rows_fingerprint
 from danceopd.families import Examples, Family, StudentConfig, Teacher
 from danceopd.files import sha256_of, write_whole
 from danceopd.settings import ConfigError
-from danceopd.training.teachers import ASSIGNED
 
 Content = dict[str, dict[str, str]]
 """By part of the run ("teacher 'realism'") and by its files' names: SHA-256 in hexadecimal digits."""
@@ -177,8 +176,7 @@ def check_same_content(saved: Content, now: Content, where: Path) -> None:
         ConfigError: one part has changed; the message names it and its file.
     """
     for part, after in now.items():
-        # Whether it was one when the run began is told by its settings; of an older run nothing tells it.
-        before = after if after.get(FIELD) == ASSIGNED else saved.get(part, after)
+        before = saved.get(part, after)
         for name in sorted(before.keys() | after.keys()):
             old, new = before.get(name, ""), after.get(name, "")
             if old == new:

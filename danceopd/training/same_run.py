@@ -12,7 +12,6 @@ from danceopd.settings import ConfigError
 from danceopd.training.config import RunConfig, as_mapping
 from danceopd.training.query import QuerySettings
 from danceopd.training.run_folder import PROCESSES
-from danceopd.training.teachers import ASSIGNED
 
 _MAY_CHANGE: Final = {
     "output_dir",
@@ -51,7 +50,7 @@ def check_same_run(
     Raises:
         ConfigError: another key differs; the message names it.
     """
-    saved, wanted = _settled(_with_assigned(saved, wanted)), _settled(wanted)
+    saved, wanted = _settled(saved), _settled(wanted)
     may_change = set(_MAY_CHANGE)
     if saved.get("lr_schedule") == wanted["lr_schedule"] == "constant":
         may_change.add("max_steps")
@@ -91,21 +90,6 @@ def _settled(run: Mapping[str, Any]) -> dict[str, Any]:
         law = config.query_law
         config = replace(config, query=QuerySettings(alpha=law.alpha, beta=law.beta))
     return {PROCESSES: 1, **run, **as_mapping(config)}
-
-
-def _with_assigned(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The saved settings; where they are too old to tell, fields that are assigned now were so then."""
-    then, now = saved.get("teachers", []), wanted.get("teachers", [])
-    if len(then) != len(now):
-        return saved
-
-    def is_older(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-        return (
-            "identity" not in before and after.get("identity") == ASSIGNED and before["name"] == after["name"]
-        )
-
-    teachers = [after if is_older(before, after) else before for before, after in zip(then, now, strict=True)]
-    return {**saved, "teachers": teachers}
 
 
 def _samples(settings: Mapping[str, Any]) -> int:

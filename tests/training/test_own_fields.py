@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from danceopd.settings import ConfigError
 from danceopd.training import DanceOPDTrainer, RunConfig, Teacher, check_run, load_run_config
-from danceopd.training.config import as_mapping
 from tests.training.runs import MakeTrainer
-from tests.training.states import edit_state
 from tests.training.tiny import TinyFamily
 
 
@@ -88,48 +86,6 @@ def test_an_own_field_is_checked_before_a_run(tmp_path: Path) -> None:
     )
     (facts,) = check_run(config, family=TinyFamily(torch.float32)).report.teachers
     assert facts.what == "a field of Python code (half of the sample)"
-
-
-def test_a_check_tells_what_an_own_field_does_wrong(tmp_path: Path) -> None:
-    config = RunConfig(
-        family="tiny",
-        teachers=[Teacher("two", field=lambda s, g, c: None, identity="x")],
-        routes=[{"teacher": "two", "data": "7"}],  # type: ignore[list-item]
-        output_dir=tmp_path / "run",
-    )
-    with pytest.raises(TypeError, match="teacher 'two' returned NoneType in place of a velocity"):
-        check_run(config, family=TinyFamily(torch.float32))
-
-
-def test_a_field_that_is_not_given_is_told_before_anything_is_read(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(TinyFamily, "data")
-    with pytest.raises(ConfigError, match="which no file holds"):
-        make_trainer(teachers=(OWN[0], Teacher("two", identity="x")))
-
-
-def test_an_older_run_goes_on_with_a_field_that_is_assigned(
-    make_trainer: MakeTrainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def assigned(step: int) -> DanceOPDTrainer:
-        trainer = make_trainer(max_steps=step)
-        trainer.teachers[1] = halved
-        return trainer
-
-    def older(state: dict[str, Any]) -> None:
-        """As it was written when nothing was told of such fields."""
-        state["run"]["teachers"] = as_mapping(make_trainer().run)["teachers"]
-        for teacher in state["run"]["teachers"]:
-            del teacher["identity"]
-        state["made_of"]["content"]["teacher 'two'"] = {"net": "0" * 64}
-
-    assigned(1).train()
-    edit_state(tmp_path / "run/checkpoints/step-00000001/state.json", older)
-    assert assigned(2).train().step == 2
-    assert "teacher 'two' was assigned to trainer.teachers" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="is asked for"):  # from now on it is told
-        make_trainer(max_steps=3).train()
 
 
 @pytest.mark.parametrize(
