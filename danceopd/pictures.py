@@ -63,7 +63,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def with_8_bits(image: Image.Image) -> Image.Image:
     """An image whose 16-bit greys keep their upper 8 bits; itself where there are none."""
-    if image.mode.startswith("I;16"):
+    if image.mode == "I" or image.mode.startswith("I;16"):
         # Pillow's own conversion would clip: all but the darkest greys would be white.
         return Image.fromarray((np.array(image) >> 8).astype(np.uint8))
     return image
@@ -71,7 +71,8 @@ def with_8_bits(image: Image.Image) -> Image.Image:
 
 def has_32_bits(image: Image.Image) -> bool:
     """Whether its numbers are of a kind that does not tell which one is white."""
-    return image.mode in ("I", "F")
+    # Older versions of Pillow read the 16 bits of a PNG into 32.
+    return image.mode == "F" or (image.mode == "I" and image.format != "PNG")
 
 
 def may_be_transparent(image: Image.Image) -> bool:
