@@ -32,6 +32,8 @@ from replicate.suites import QUICK, SUITES, Entry, Size, entries
 from replicate.write import write_report
 from rich.console import Console
 
+from danceopd.signals import Interrupted, stopping_at_once
+
 OUT = Path("runs/replication")
 QUICK_OUT = Path("runs/replication-quick")
 
@@ -86,10 +88,11 @@ def _run(rows: Sequence[Entry], seeds: int, size: Size, out: Path, workers: int)
     # Seeds outermost: a command that is stopped early leaves whole tables of fewer seeds.
     ordered = sorted((entry.job for entry in rows), key=lambda job: job.seed)
     try:
-        failed = run_all(ordered, out, workers, console)
-    except KeyboardInterrupt:
-        console.print("stopped; what was trained is kept, and the same command goes on")
-        return 130
+        with stopping_at_once("stopped; what was trained is kept, and the same command goes on"):
+            failed = run_all(ordered, out, workers, console)
+    except Interrupted as stop:
+        console.print(str(stop))
+        return 128 + stop.number
     for sentence in failed:
         console.print(f"failed: {sentence}", style="red")
     runs = collect(_there(seeds, size, out), out)
